@@ -1,0 +1,135 @@
+/* The nouns ops write, as one immutable snapshot: models, engines, tenants, keys, scopes. Read by every folder, changed
+ * by none. */
+#ifndef CONF_POLICY_H
+#define CONF_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+/* What a key may be allowed to call. Order is that of ENDPOINT_NAMES. */
+enum endpoint { ENDPOINT_COMPLETIONS, ENDPOINT_CHAT, ENDPOINT_EMBEDDINGS, ENDPOINT_MODELS, ENDPOINT_COUNT };
+/* "completions", "chat", "embeddings", "models": as in `scopes: {endpoints: […]}`, logs and metrics. */
+extern const char *const ENDPOINT_NAMES[ENDPOINT_COUNT];
+
+/* What a tenant or key may use. A part that was not written allows everything. */
+struct scopes {
+    bool models_limited;
+    size_t model_pattern_count;
+    const char *const *model_patterns; /* globs over canonical model names */
+    bool endpoints_limited;
+    unsigned endpoint_bits; /* 1u << enum endpoint */
+};
+
+/* The engines' ways of speaking, by name in YAML (`dialect:`); rows in backends/dialect.c. */
+enum engine_dialect { DIALECT_OPENAI, DIALECT_VLLM, DIALECT_LLAMACPP, DIALECT_COUNT };
+extern const char *const DIALECT_NAMES[DIALECT_COUNT]; /* "openai", "vllm", "llamacpp" */
+
+/* Bytes that no formatter of ours accepts. Wiped when the snapshot dies. */
+struct secret {
+    const char *_bytes; /* NUL-terminated, or NULL = none */
+};
+
+/* Per-phase timers of one request at an engine; all > 0. */
+struct engine_timeouts {
+    int64_t connect_ms;
+    int64_t first_token_ms; /* from dispatch to the first body byte or event */
+    int64_t inter_chunk_ms; /* between two events; an engine's comments do not count */
+    int64_t total_ms;
+};
+
+/* One entry of `models.<name>.engines`. Exactly one of spawn and url. */
+struct engine {
+    const char *name;  /* "<model>/<1-based position>": the instance's name everywhere */
+    const char *model; /* canonical name */
+    size_t argument_count;
+    const char *const *arguments; /* spawn: argv with {socket} and {port} as written, NULL-terminated; else NULL */
+    size_t environment_count;
+    const char *const *environment; /* "NAME=value", sorted by name */
+    const char *working_directory;  /* absolute: that of the file which names the engine */
+    const char *url; /* "http://host:port", "https://…" without trailing '/', "unix:/path"; else NULL */
+    enum engine_dialect dialect;
+    struct secret api_key; /* sent as Authorization: Bearer, to a url engine only */
+    int weight;            /* 1..1000 */
+    int max_in_flight;     /* 0 = ask the engine */
+    bool continuous_usage;
+    bool embeddings_only; /* the readiness test asks for an embedding, not for a token */
+};
+
+struct model {
+    const char *name; /* canonical */
+    size_t alias_count;
+    const char *const *aliases;
+    const char *engine_model;
+    int64_t context_tokens;     /* 0 = not given */
+    int64_t max_output_tokens;  /* 0 = not given */
+    int64_t default_max_tokens; /* completions without a cap; 16 unless given */
+    int queue_length;
+    int64_t queue_wait_ms;
+    struct engine_timeouts timeouts;
+    int64_t start_timeout_ms; /* a spawned engine not READY by then is stopped and started again */
+    size_t engine_count;
+    const struct engine *engines;
+    int64_t created_wall_s; /* when the model first appeared in a load of this process: `created` in /v1/models */
+};
+
+struct key {
+    const char *name; /* unique within its tenant; the key's id in logs */
+    const struct tenant *tenant;
+    uint8_t sha256[32];      /* of the whole bearer */
+    const char *user;        /* "" = none */
+    wall_ms expires_wall_ms; /* 0 = never */
+    bool disabled;
+    struct scopes scopes;
+};
+
+struct tenant {
+    const char *name;
+    bool disabled;
+    struct scopes scopes;
+};
+
+enum listen_kind { LISTEN_TCP, LISTEN_UNIX };
+struct listen_address {
+    enum listen_kind kind;
+    const char *host; /* numeric IPv4 or IPv6 without brackets; TCP */
+    int port;         /* TCP; 0 = any free one */
+    const char *path; /* UNIX */
+    const char *text; /* as written */
+};
+
+/* One accepted configuration. Everything in it lives as long as the snapshot. */
+struct policy {
+    const char *file; /* the main file's absolute path */
+    struct listen_address listen;
+    struct listen_address admin_listen;
+    struct secret admin_token;    /* none when admin.token_file is not given */
+    const char *admin_token_file; /* absolute, or NULL: then <state_dir>/admin.token is made */
+    const char *state_dir;        /* absolute */
+    const char *runtime_dir;      /* absolute */
+    const char *keys_file;        /* absolute, or NULL */
+    int workers;                  /* >= 1 */
+    int64_t drain_timeout_ms;
+    size_t model_count;
+    const struct model *models; /* sorted by name */
+    size_t tenant_count;
+    const struct tenant *tenants; /* sorted by name */
+    size_t key_count;
+    const struct key *keys; /* sorted by sha256 */
+    wall_ms loaded_wall_ms;
+    uint8_t sha256[32]; /* of the bundle it was loaded from */
+};
+
+/* The model called @name or with the alias @name, or NULL. */
+const struct model *policy_model(const struct policy *policy, struct text name);
+/* The key with this digest, or NULL. Constant work per look-up is not promised: digests are not secrets. */
+const struct key *policy_key(const struct policy *policy, const uint8_t sha256[32]);
+
+/* References: policy_hold adds one, policy_drop takes one (and NULLs); the last frees. Any thread. */
+const struct policy *policy_hold(const struct policy *policy);
+void policy_drop(const struct policy **policy);
+
+#endif
