@@ -8,15 +8,15 @@
 
 struct transfers;
 
-/* @easy is a CURL *, whose CURLOPT_PRIVATE is the caller's; @result a CURLcode. Called at the end of a loop turn or
- * from transfers_add's turn, never from inside transfers_add, and never after transfers_remove. The handle is already
- * removed. */
+/* @easy is a CURL *, whose CURLOPT_PRIVATE is the caller's; @result a CURLcode. Called from the loop (a ready socket or
+ * curl's timer), never from inside transfers_add, and never after transfers_remove. The handle is already removed; it
+ * may be freed or added again, and others may be added or removed. */
 typedef void transfer_done(void *owner, void *easy, int result);
 
 /* NULL when curl refuses. curl_global_init must have run (once per process, before threads): transfers_global_init. */
 bool transfers_global_init(void);
 struct transfers *transfers_create(struct loop *loop, transfer_done *done, void *owner);
-/* All handles must be removed. Closes the idle connections. */
+/* All handles must be removed. Closes the idle connections. Not from inside @done. */
 void transfers_destroy(struct transfers **transfers);
 /* The handle must stay until @done or transfers_remove. */
 bool transfers_add(struct transfers *transfers, void *easy);
