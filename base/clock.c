@@ -1,0 +1,71 @@
+/* Reads the two clocks and writes dates without the C library's time zone lock, so that a forked child may log. */
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <time.h>
+
+enum { MS_PER_SECOND = 1000, US_PER_SECOND = 1000000, NS_PER_US = 1000, NS_PER_MS = 1000000 };
+enum { SECONDS_PER_DAY = 86400, DAYS_PER_ERA = 146097, DAYS_TO_1970 = 719468 };
+
+mono_us clock_mono_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (mono_us) now.tv_sec * US_PER_SECOND + now.tv_nsec / NS_PER_US;
+}
+
+mono_ms clock_mono_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (mono_ms) now.tv_sec * MS_PER_SECOND + now.tv_nsec / NS_PER_MS;
+}
+
+wall_ms clock_wall_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (wall_ms) now.tv_sec * MS_PER_SECOND + now.tv_nsec / NS_PER_MS;
+}
+
+struct date {
+    unsigned year, month, day;
+};
+
+/* Years begin on 1 March here, so that the leap day is a year's last; eras are the 400 years after which the Gregorian
+ * calendar repeats. @days since 1970-01-01, not before 0000-03-01. */
+static struct date date_of(int64_t days)
+{
+    uint64_t since_0000 = (uint64_t) (days + DAYS_TO_1970);
+    unsigned day_of_era = (unsigned) (since_0000 % DAYS_PER_ERA);
+    unsigned year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    unsigned day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    unsigned march_month = (5 * day_of_year + 2) / 153;
+    struct date date = {
+        .year = (unsigned) (since_0000 / DAYS_PER_ERA) * 400 + year_of_era,
+        .month = march_month < 10 ? march_month + 3 : march_month - 9,
+        .day = day_of_year - (153 * march_month + 2) / 5 + 1,
+    };
+    if (date.month <= 2)
+        date.year++;
+    return date;
+}
+
+const char *clock_text(wall_ms when, char to[CLOCK_TEXT_BYTES])
+{
+    /* 0001-01-01 and 9999-12-31: RFC 3339 has four digits for the year. */
+    static const wall_ms earliest = -62135596800000, latest = 253402300799999;
+    if (when < earliest)
+        when = earliest;
+    if (when > latest)
+        when = latest;
+
+    int64_t day_ms = (int64_t) SECONDS_PER_DAY * MS_PER_SECOND;
+    int64_t days = when / day_ms - (when % day_ms < 0);
+    unsigned rest_ms = (unsigned) (when - days * day_ms);
+    unsigned seconds = rest_ms / MS_PER_SECOND;
+    struct date date = date_of(days);
+    snprintf(to, CLOCK_TEXT_BYTES, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", date.year % 10000, date.month % 100,
+             date.day % 100, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, rest_ms % MS_PER_SECOND);
+    return to;
+}
