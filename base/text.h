@@ -47,14 +47,23 @@ void builder_init(struct builder *to, char *memory, size_t capacity);
 void builder_add(struct builder *to, struct text piece);
 void builder_add_string(struct builder *to, const char *piece);
 __attribute__((format(printf, 2, 3))) void builder_format(struct builder *to, const char *format, ...);
+/* As builder_format, for a caller with its own "...". */
+__attribute__((format(printf, 2, 0))) void builder_format_list(struct builder *to, const char *format,
+                                                               va_list arguments);
 /* @piece as a JSON string with its quotes; control characters escaped, other bytes as they are. */
 void builder_add_json(struct builder *to, struct text piece);
+/* As builder_add_json for bytes of unknown origin: what is no UTF-8 becomes U+FFFD, and the control characters that
+ * JSON lets pass but terminals obey (U+007F to U+009F) are escaped. */
+void builder_add_json_repaired(struct builder *to, struct text piece);
 struct text builder_text(const struct builder *from);
 /* NUL-terminated; valid until the next add. */
 const char *builder_string(struct builder *from);
 
 /* Copy @from into @to of @capacity bytes with a NUL; cut to fit. Returns the length copied. */
 size_t text_copy(char *to, size_t capacity, struct text from);
+
+/* How many bytes the UTF-8 character at the start of @from has; 0 when @from is empty or starts with none. */
+size_t text_utf8_length(struct text from);
 
 /* Lower-case hexadecimal of @count bytes and a NUL into @to, which holds 2 * @count + 1. */
 void text_hex(char *to, const void *bytes, size_t count);
