@@ -22,7 +22,7 @@ enum json_token {
     JSON_FALSE,
     JSON_NULL,
     JSON_END,  /* the one value was complete, only white space followed */
-    JSON_ERROR /* sticky; @error says why */
+    JSON_ERROR /* sticky; @error says why, as a clause: "it ends too early" */
 };
 
 /* A pass in progress. Public fields describe the last token. */
@@ -34,16 +34,17 @@ struct json_scan {
     unsigned depth;   /* containers around the token; a BEGIN and its END have the depth outside them */
     const char *error;
     size_t _nodes;
-    uint64_t _in_object; /* bit per depth */
+    uint64_t _in_object; /* bit per open container */
+    unsigned _open;      /* containers that are open */
     uint8_t _expect;
 };
 
-/* @whole must outlive the scan. Invalid UTF-8, NUL, lone surrogate escapes, depth > JSON_DEPTH_MAX and more than
- * JSON_NODES_MAX tokens are errors. Duplicate keys are the caller's affair. */
+/* @whole must outlive the scan. Invalid UTF-8, raw NUL, lone surrogate escapes, depth > JSON_DEPTH_MAX and more than
+ * JSON_NODES_MAX tokens are errors; \u0000 in a string is legal. Duplicate keys are the caller's affair. */
 void json_begin(struct json_scan *scan, struct text whole);
 enum json_token json_next(struct json_scan *scan);
 /* After KEY, or before an array element: pass over the next whole value, ret_span (may be NULL) = its bytes. False on
- * error. */
+ * error, and when there was no value to pass (@token is then ARRAY_END, OBJECT_END, KEY or END, and is consumed). */
 bool json_skip_value(struct json_scan *scan, struct text *ret_span);
 
 /* @span is a STRING or KEY span. The decoded bytes equal @plain. Allocates nothing. */
