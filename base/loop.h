@@ -26,7 +26,8 @@ struct loop_timer {
     void (*fire)(struct loop_timer *timer);
     void *owner;
     mono_ms _due;
-    size_t _heap_index; /* 1-based; 0 = idle */
+    uint64_t _set_number; /* orders timers that are due at the same time */
+    size_t _heap_index;   /* 1-based; 0 = idle */
 };
 
 /* Something another thread wants done here, in the caller's memory, which must stay until @run is called. */
@@ -56,23 +57,29 @@ bool loop_watch_change(struct loop *loop, struct loop_watch *watch, uint32_t eve
  */
 void loop_unwatch(struct loop *loop, struct loop_watch *watch);
 
-/* Set or move the timer to @due (mono_ms of base/clock.h); past times fire in this turn or the next. */
+/* Set or move the timer to @due (mono_ms of base/clock.h); past times fire in the next turn, which does not
+ * wait, or in this one if its timers have not run yet. Timers due at the same time fire in the order they were set.
+ * Ends the process when there is no memory for one more. */
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, mono_ms due);
 /* No-op when idle. */
 void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
 bool loop_timer_is_set(const struct loop_timer *timer);
 
-/* Run @task on @loop's thread soon. From any thread; tasks of one thread run in order. Never blocks, never fails. */
+/* Run @task on @loop's thread soon. From any thread; tasks of one thread run in order, those posted
+ * while tasks run in the next turn. Never blocks, never fails. */
 void loop_post(struct loop *loop, struct loop_task *task);
 
-/* Run @end once when this turn's work is done; queueing twice is once. Its own queueing during the run counts for the
- * same turn. */
+/* Run @end once when this turn's work is done; queueing twice is once. What is queued while these run, also by @end
+ * itself, runs in the same turn. */
 void loop_at_turn_end(struct loop *loop, struct loop_turn_end *end);
+/* It will not run. No-op when not queued. */
+void loop_turn_end_cancel(struct loop *loop, struct loop_turn_end *end);
 
 /* The monotonic time read once at the start of this turn's work. */
 mono_ms loop_now(const struct loop *loop);
 
-/* One turn: wait at most @wait_ms (-1 = until something happens), then run everything that is due. */
+/* One turn: wait at most @wait_ms (-1 = until something happens), then run everything that is due: descriptors, timers,
+ * tasks, turn ends. Not from inside a call of this loop. */
 void loop_run_once(struct loop *loop, int wait_ms);
 /* Turns until loop_stop. */
 void loop_run(struct loop *loop);
