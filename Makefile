@@ -1,39 +1,117 @@
 # Tollgate. `make help` lists the targets; README.md names the two that matter: `make run` and `make test`.
-CC ?= gcc
+CC := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
 BUILD ?= build
 MODE ?= release
+WERROR ?=
+FUZZ_SECONDS ?= 60
+export FUZZ_SECONDS
+
 FOLDERS := base conf auth backends gateway
 PACKAGES := libmicrohttpd libcurl jansson openssl yaml-0.1
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wcast-align -Wpointer-arith \
   -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wredundant-decls -Wformat=2 -Wswitch-enum \
   -Wundef -Wvla -Walloca -Wnull-dereference -Wdouble-promotion -Wframe-larger-than=16384
-FLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2
+HARDENING := -fstack-protector-strong -fstack-clash-protection
+ifeq ($(shell uname -m),x86_64)
+  HARDENING += -fcf-protection=full
+endif
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),clang)
+  WARNINGS += -Wlogical-op -Wduplicated-cond -Wduplicated-branches -Wformat-signedness -Wformat-truncation=2 \
+    -Wstringop-overflow=4
+  HARDENING += -ftrivial-auto-var-init=zero
+endif
+FLAGS_release := -O2 -g -D_FORTIFY_SOURCE=3
 FLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
-CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(FLAGS_$(MODE)) -fstack-protector-strong -fPIE -MMD -MP \
+FLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(if $(WERROR),-Werror) $(FLAGS_$(MODE)) $(HARDENING) -fPIE -MMD -MP \
   $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) $(CFLAGS)
+SAY = @$(if $(V),,echo '  $(1) $@';)
+LINK = $(call SAY,LINK)$(if $(V),set -x;) $(CC) $(FLAGS_$(MODE)) -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(LDFLAGS) -o $@ $^
 LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lpthread
+
 OUT := $(BUILD)/$(MODE)
 SOURCES := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
 LIBRARY_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(filter-out gateway/main.c,$(SOURCES)))
+HELPER_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/lib/*.c))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/*/test_*.c))
+SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.c))
+TOOLS := $(OUT)/tools/scripted_engine
+FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all unit clean
+.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
+
+help:
+	@echo 'make            build build/tollgate (MODE=release|asan|tsan: into build/<mode>/, WERROR=1: warnings are errors)'
+	@echo 'make run        fetch the demo engine and model, start the gateway in front of it, print how to call it'
+	@echo 'make test       install what the tests need and run every suite; the last line counts them'
+	@echo 'make lint       formatting, layering, sizes, options, generated docs, both compilers without a warning'
+	@echo 'make unit       unit tests (MODE=asan, MODE=tsan: with that sanitizer)'
+	@echo 'make e2e        tests that start the real binary (MODE=asan too)'
+	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
+	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
+	@echo 'make format     let clang-format write; make format-check: only look'
+	@echo 'make docs       docs/configuration.md from the schema table'
+	@echo 'make clean      remove build/ (what was downloaded for the demo and the tests is in it)'
+
 $(BUILD)/tollgate: $(OUT)/tollgate
-	cp $< $@
+	@cp $< $@
 $(OUT)/tollgate: $(OUT)/gateway/main.o $(OUT)/libtollgate.a
-	$(CC) $(CFLAGS_ALL) -pie -o $@ $^ $(LIBS)
+	$(LINK) $(LIBS)
 $(OUT)/libtollgate.a: $(LIBRARY_OBJECTS)
-	rm -f $@ && ar rcs $@ $^
-$(OUT)/%.o: %.c
+	@rm -f $@ && ar rcs $@ $^
+# Objects are built anew when the compiler or its flags change, not only when a source does.
+$(OUT)/flags: FORCE
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -c -o $@ $<
-$(OUT)/unit/%: tests/unit/%.c $(OUT)/libtollgate.a
+	@echo '$(CC) $(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL)' >$@
+$(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -pie -o $@ $< $(OUT)/libtollgate.a $(LIBS) -lcmocka
-unit: $(UNIT_TESTS)
-	@for test in $(UNIT_TESTS); do $$test || exit 1; done
+	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) $(LIBS) -lcmocka
+$(OUT)/tools/scripted_engine: $(SCRIPTED_OBJECTS) $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) $(LIBS)
+$(OUT)/fuzz/%: $(OUT)/tests/fuzz/%.o $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) $(LIBS) -fsanitize=fuzzer
+
+units: $(UNIT_TESTS)
+tools: $(TOOLS)
+fuzzers: $(FUZZERS)
+everything: $(OUT)/tollgate units tools
+
+run:
+	@scripts/run.sh
+test:
+	@scripts/test.sh
+lint:
+	@scripts/lint.sh
+unit: units
+	@scripts/unit.sh $(MODE) $(UNIT_TESTS)
+e2e: $(OUT)/tollgate tools
+	@scripts/e2e.sh $(MODE)
+asan:
+	@$(MAKE) MODE=asan unit e2e
+tsan:
+	@scripts/tsan.sh
+fuzz:
+	@$(MAKE) MODE=fuzz CC=clang fuzzers
+	@scripts/fuzz.sh search
+fuzz-replay:
+	@$(MAKE) MODE=fuzz CC=clang fuzzers
+	@scripts/fuzz.sh replay
+format:
+	@tests/check/format.sh --write
+format-check:
+	@tests/check/format.sh
+docs: all
+	$(BUILD)/tollgate schema --markdown >$(BUILD)/configuration.md && cp $(BUILD)/configuration.md docs/configuration.md
 clean:
 	rm -rf $(BUILD)
--include $(LIBRARY_OBJECTS:.o=.d)
+
+.SECONDARY:
+-include $(shell find $(OUT) -name '*.d' 2>/dev/null)
