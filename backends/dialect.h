@@ -10,7 +10,8 @@ struct dialect {
     const char *name;
     const char *slots_path;  /* GET: an object with `slots_key`; NULL = the engine does not say */
     const char *slots_key;   /* top-level integer: how many requests it runs at once */
-    const char *context_key; /* in the same answer or in /v1/models: tokens of context; NULL = unknown. Dotted path */
+    const char *context_key; /* tokens of context, a dotted path: in that answer when there is a slots_path, else in the
+                                model's entry of /v1/models; NULL = unknown */
     bool stream_closes_connection; /* says keep-alive after a stream and closes: never reuse that connection */
     bool usage_on_finish_chunk;    /* completions streams carry usage beside the last choice, asked or not */
     bool usage_covers_one_choice;  /* n > 1 or a prompt list reports completion_tokens of one choice only */
