@@ -16,7 +16,8 @@ struct frame_writer {
     struct builder builder;
 };
 
-/* @memory holds FRAME_BYTES_MAX for the largest frame; smaller if the caller knows its bounds. */
+/* @capacity is at most FRAME_BYTES_MAX; one byte of it stays unused. @memory holds FRAME_BYTES_MAX for the largest
+ * frame; smaller if the caller knows its bounds. */
 void frame_begin(struct frame_writer *frame, char *memory, size_t capacity, uint8_t type);
 void frame_add_int(struct frame_writer *frame, int64_t value);
 void frame_add_text(struct frame_writer *frame, struct text value);
@@ -36,6 +37,7 @@ enum frame_result { FRAME_RECEIVED, FRAME_NOTHING_YET, FRAME_CLOSED };
 
 /* Never blocks. A packet that is no frame counts as CLOSED: the peer is not ours. */
 enum frame_result frame_receive(int socket, char *memory, size_t capacity, struct frame_reader *ret);
+/* 0 or empty, and broken, when the next field is missing or of the other kind. */
 int64_t frame_read_int(struct frame_reader *frame);
 struct text frame_read_text(struct frame_reader *frame);
 

@@ -20,7 +20,8 @@ enum { METRIC_LABELS_MAX = 4, METRIC_SERIES_MAX = 8192 };
 struct metric_series;
 
 /* Find or make the series of @metric with the label values given in the row's order (NULL = ""). Lock-free; the label
- * text is copied. When METRIC_SERIES_MAX are in use the series whose values are all "other" is returned. */
+ * text is copied (and cut after 127 bytes). Never NULL: when METRIC_SERIES_MAX are in use, or memory is, the series
+ * whose values are all "other" is returned. */
 struct metric_series *metric_series(enum metric metric, const char *const values[METRIC_LABELS_MAX]);
 
 /* Counters and gauges. A gauge may go down; a counter's @by is >= 0. */
