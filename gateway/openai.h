@@ -14,22 +14,23 @@
 struct openai_request {
     struct text model; /* decoded */
     bool stream;
-    bool include_usage;        /* the client asked for the usage chunk */
-    bool continuous_usage;     /* the client asked for stream_options.continuous_usage_stats */
-    int64_t cap_tokens;        /* the largest of max_tokens, max_completion_tokens (chat); -1 = the client sent none */
-    int64_t choices;           /* n, at least 1 */
-    int64_t best_of;           /* at least n (completions), else = choices */
-    int64_t prompts;           /* completions and embeddings: elements of a list of prompts, else 1 */
+    bool include_usage;    /* the client asked for the usage chunk */
+    bool continuous_usage; /* the client asked for stream_options.continuous_usage_stats */
+    int64_t
+        cap_tokens;  /* the largest of max_tokens, max_completion_tokens (chat), n_predict; -1 = the client sent none */
+    int64_t choices; /* n (or llama.cpp's n_cmpl), at least 1 */
+    int64_t best_of; /* at least n; = choices when not given */
+    int64_t prompts; /* completions and embeddings: elements of a list of prompts, else 1 */
     int64_t messages;          /* chat */
     uint64_t input_text_bytes; /* decoded bytes of prompts, message contents, tool definitions; without data: URLs */
     int64_t input_token_ids;   /* elements of integer-array prompts: exact tokens */
     int64_t images;            /* image parts */
-    /* where things stand in the body; begin == end == 0 when absent */
+    /* where things stand in the body; empty when absent */
     struct text model_span;          /* the value with its quotes */
     struct text stream_options_span; /* the value: an object or null */
     struct text include_usage_span;  /* the value inside stream_options */
     struct text continuous_usage_span;
-    struct text cap_null_span; /* an explicit `"max_tokens": null` (or max_completion_tokens): the null */
+    struct text cap_null_span; /* an explicit `"max_tokens": null`: the null */
     size_t object_inside;      /* offset just after the body's '{' */
 };
 
@@ -43,9 +44,10 @@ struct openai_refusal {
 
 /* Parse @body for @endpoint (COMPLETIONS, CHAT, EMBEDDINGS). False with @ret_refusal when it is not JSON, not an
  * object, lacks model or prompt/messages/input, repeats a governed key (also in other letter case: some engines match
- * keys loosely), has a wrong type or an absurd value (n > 128, best_of > 20 or < n or with stream, caps < 0 or no
- * integer, logprobs > 20, messages > 4096, list of prompts > 2048), or names an upstream (api_base, base_url,
- * custom_host, api_key, extra_headers, user_config and the like). null counts as absent. Unknown fields pass. */
+ * keys loosely), has a wrong type or an absurd value (n > 128, best_of > 20 or < n or, above n, with stream, caps
+ * that are no integer of 0 to 2^31 - 1, logprobs > 20, messages > 4096, list of prompts > 2048), or names an upstream
+ * (api_base, base_url, custom_host, api_key, extra_headers, user_config and the like). null counts as absent. Unknown
+ * fields pass. */
 bool openai_parse(enum endpoint endpoint, struct text body, struct arena *arena, struct openai_request *ret,
                   struct openai_refusal *ret_refusal);
 
