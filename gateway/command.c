@@ -7,10 +7,7 @@
 
 #include <jansson.h>
 
-#include "base/panic.h"
 #include "conf/suggest.h"
-
-enum { OPTIONS_MAX = 16 };
 
 static void print_usage(const struct command_usage *usage)
 {
@@ -66,20 +63,19 @@ static const struct command_option *find_option(const struct command_usage *usag
 
 static int unknown_option(const struct command_usage *usage, struct text name)
 {
-    const char *names[OPTIONS_MAX + 1];
+    struct suggestion near = {0};
     for (size_t i = 0; i < usage->option_count; i++) {
-        names[i] = usage->options[i].name;
+        suggest_look_at(&near, name, usage->options[i].name);
     }
-    names[usage->option_count] = "help";
-    const char *near = suggest(name, names, usage->option_count + 1);
-    if (near == NULL) {
+    suggest_look_at(&near, name, "help");
+    if (near.best == NULL) {
         return command_usage_error(usage->name, "unknown option \"--%.*s\"", TEXT_ARGUMENTS(name));
     }
     return command_usage_error(usage->name, "unknown option \"--%.*s\"; did you mean \"--%s\"?", TEXT_ARGUMENTS(name),
-                               near);
+                               near.best);
 }
 
-/* The option at argv[@at]. Returns how many words it took, or 0 when it is a mistake (said). */
+/* The option at @argv[0]. Returns how many words it took, or 0 when it is a mistake (said). */
 static int take_option(const struct command_usage *usage, char **argv)
 {
     const char *equals = strchr(argv[0], '=');
@@ -115,7 +111,6 @@ static int take_option(const struct command_usage *usage, char **argv)
 
 bool command_parse(const struct command_usage *usage, int argc, char **argv, int *ret_exit)
 {
-    ENSURE(usage->option_count <= OPTIONS_MAX);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             print_usage(usage);
@@ -159,8 +154,9 @@ const struct policy *command_load(const char *name, const char *file)
     const struct policy *policy = bundle == NULL ? NULL : policy_load(bundle, LOAD_CHECK, &problems);
     bundle_destroy(&bundle);
     if (policy == NULL) {
-        fprintf(stderr, "%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-        command_fail(name, "the configuration has errors; `tollgate check` shows them");
+        struct text text = buffer_text(&problems.text);
+        fwrite(text.at, 1, text.length, stderr);
+        command_fail(name, "%s has errors", file);
     }
     problem_list_finish(&problems);
     return policy;

@@ -32,7 +32,7 @@ struct command_option {
     const char *name;       /* without its dashes */
     const char *value_name; /* "FILE"; NULL = a flag without a value */
     const char *help;       /* one line */
-    const char **value;     /* where the value goes; points into argv. Untouched when the option is absent */
+    const char **value;     /* where the value goes, NULL before; points into argv */
     bool *flag;             /* where `true` goes, for a flag */
 };
 
