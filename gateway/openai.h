@@ -16,12 +16,11 @@ struct openai_request {
     bool stream;
     bool include_usage;    /* the client asked for the usage chunk */
     bool continuous_usage; /* the client asked for stream_options.continuous_usage_stats */
-    int64_t
-        cap_tokens;  /* the largest of max_tokens, max_completion_tokens (chat), n_predict; -1 = the client sent none */
-    int64_t choices; /* n (or llama.cpp's n_cmpl), at least 1 */
-    int64_t best_of; /* at least n; = choices when not given */
-    int64_t prompts; /* completions and embeddings: elements of a list of prompts, else 1 */
-    int64_t messages;          /* chat */
+    int64_t cap_tokens;    /* the largest of max_tokens, max_completion_tokens (chat), n_predict; -1 = none was sent */
+    int64_t choices;       /* n (or llama.cpp's n_cmpl), at least 1 */
+    int64_t best_of;       /* at least n; = choices when not given */
+    int64_t prompts;       /* completions and embeddings: elements of a list of prompts, else 1 */
+    int64_t messages;      /* chat */
     uint64_t input_text_bytes; /* decoded bytes of prompts, message contents, tool definitions; without data: URLs */
     int64_t input_token_ids;   /* elements of integer-array prompts: exact tokens */
     int64_t images;            /* image parts */
