@@ -82,6 +82,9 @@ need_venv() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# make tells its children how to join it; ours are started on their own.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+
 processors() {
     getconf _NPROCESSORS_ONLN
 }

@@ -37,7 +37,7 @@ check words tests/check/words.py
 check syntax tests/check/syntax.sh
 check 'gcc without a warning' compile_with gcc
 check 'clang without a warning' compile_with clang
-check options tests/check/options.py build/lint-gcc/release/tollgate
+check options tests/check/options.py
 check 'generated docs' tests/check/generated_docs.sh build/lint-gcc/release/tollgate
 check 'the checks notice' tests/check/selftest.py
 

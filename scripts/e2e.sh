@@ -1,0 +1,29 @@
+#!/bin/sh
+# The tests that start the real binary: e2e.sh <mode> [pytest arguments]. The last line is "N passed, M failed"; a test
+# that was skipped has failed.
+set -eu
+cd "$(dirname "$0")/.."
+
+mode=$1
+shift
+scripts/setup_tests.sh
+results=build/e2e-$mode.xml
+rm -f "$results"
+export TOLLGATE_MODE="$mode"
+export ASAN_OPTIONS="detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" tests/e2e || :
+build/venv-tests/bin/python - "$results" <<'END'
+import sys
+import xml.etree.ElementTree as tree
+
+try:
+    cases = list(tree.parse(sys.argv[1]).iter("testcase"))
+except (OSError, tree.ParseError) as error:
+    print(f"pytest left no results: {error}")
+    cases = []
+bad = sum(any(child.tag in ("failure", "error", "skipped") for child in case) for case in cases)
+bad += not cases
+print(f"{len(cases) - bad if cases else 0} passed, {bad} failed")
+sys.exit(1 if bad else 0)
+END

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Fetch what the tests need into build/: venv-tests (pytest, clients, a Node of its own), node (the official client for
+# Node), tools/promtool; and the demo's engine and model. Debian packages only where they start no daemon.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+# shellcheck disable=SC2086 # one word a package
+need_packages $BUILD_PACKAGES $DEMO_PACKAGES $TEST_PACKAGES
+scripts/setup_demo.sh
+need_venv build/venv-tests tests/requirements.txt
+
+# The official client for Node: exactly what the lock file says, checked against its digests.
+wanted=$(cat tests/node/package.json tests/node/package-lock.json | sha256sum)
+if [ "$(cat build/node/lock.sha256 2>/dev/null)" != "$wanted" ]; then
+    say 'installing the official OpenAI client for Node into build/node'
+    rm -rf build/node
+    mkdir -p build/node
+    cp tests/node/package.json tests/node/package-lock.json build/node/
+    PATH="$PWD/build/venv-tests/bin:$PATH" npm ci --prefix build/node --no-audit --no-fund --ignore-scripts >&2 ||
+        die 'npm could not install the client (no network?); run the same command again'
+    printf '%s\n' "$wanted" >build/node/lock.sha256
+fi
+
+# promtool comes in the package of a daemon: unpacked, never installed.
+if [ ! -x build/tools/promtool ]; then
+    say 'unpacking promtool from the Debian package prometheus into build/tools'
+    rm -rf build/tools/prometheus
+    mkdir -p build/tools/prometheus
+    (
+        cd build/tools/prometheus
+        apt-get -q download prometheus >&2 2>/dev/null || {
+            as_root apt-get -q update >&2
+            apt-get -q download prometheus >&2
+        }
+        dpkg -x prometheus_*.deb .
+        rm -f prometheus_*.deb
+    ) || die 'could not fetch promtool (no network?); run the same command again'
+    ln -sfn prometheus/usr/bin/promtool build/tools/promtool
+fi
