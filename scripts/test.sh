@@ -45,5 +45,5 @@ suite e2e-asan 25 "$make" -s -j "$jobs" MODE=asan e2e
 echo
 printf '%s' "$summary"
 say "all suites: $(($(date +%s) - begun)) s"
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed" | tee build/test.result
 [ "$failed" -eq 0 ]
