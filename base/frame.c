@@ -17,8 +17,7 @@ static const char integer_tag = 'i', text_tag = 't';
 
 void frame_begin(struct frame_writer *frame, char *memory, size_t capacity, uint8_t type)
 {
-    ENSURE(capacity <= FRAME_BYTES_MAX);
-    builder_init(&frame->builder, memory, capacity);
+    builder_init(&frame->builder, memory, capacity < FRAME_BYTES_MAX ? capacity : FRAME_BYTES_MAX);
     builder_add(&frame->builder, (struct text){(const char *) &type, sizeof(type)});
 }
 

@@ -16,8 +16,8 @@ struct frame_writer {
     struct builder builder;
 };
 
-/* @capacity is at most FRAME_BYTES_MAX; one byte of it stays unused. @memory holds FRAME_BYTES_MAX for the largest
- * frame; smaller if the caller knows its bounds. */
+/* @memory holds @capacity bytes, of which the last stays unused: FRAME_BYTES_MAX for the largest frame, fewer if the
+ * caller knows its bounds. */
 void frame_begin(struct frame_writer *frame, char *memory, size_t capacity, uint8_t type);
 void frame_add_int(struct frame_writer *frame, int64_t value);
 void frame_add_text(struct frame_writer *frame, struct text value);
