@@ -17,49 +17,60 @@ struct engine_usage {
     int64_t output_tokens;
 };
 
-enum { ANSWER_NAME_BYTES_MAX = 24, ANSWER_DEPTH_MAX = 64, ANSWER_CHOICES_MAX = 128 };
+enum { ANSWER_NAME_BYTES_MAX = 24, ANSWER_DEPTH_MAX = 64, ANSWER_CHOICES_MAX = 128, ANSWER_COUNTS = 6 };
 
 /* A scan in progress; zeroed by answer_begin. Public fields are the findings so far. */
 struct answer_scan {
-    struct engine_usage
-        usage;             /* the last usage object that counts something; accepted names: prompt_tokens/input_tokens,
-                              completion_tokens/output_tokens, prompt_tokens_details.cached_tokens or
-                              input_tokens_details.cached_tokens; at `usage`, or llama.cpp's `timings` when `usage`
-                              never comes (input = prompt_n + cache_n, output = predicted_n) */
-    bool has_usage_member; /* a top-level "usage" key was seen, null or not */
-    bool usage_is_null;
-    size_t usage_member_begin; /* byte offsets in this scan of `"usage":…`, the key's quote to the value's end; */
-    size_t usage_member_end;   /* valid when has_usage_member and the value is complete */
-    size_t usage_value_begin;  /* of the value alone */
+    /* The last top-level `usage` object that counts something. Accepted names: prompt_tokens/input_tokens,
+     * completion_tokens/output_tokens (the larger, if an engine writes both), prompt_tokens_details.cached_tokens or
+     * input_tokens_details.cached_tokens. A count that is no integer of 0 to 2^53 was not seen. */
+    struct engine_usage usage;
+    bool has_usage_member;     /* a top-level "usage" key was seen, null or not; of several, the last is meant below */
+    bool usage_is_null;        /* its value is null */
+    size_t usage_member_begin; /* byte offset in this scan of the quote before `usage` */
+    size_t usage_value_begin;  /* of its value */
+    size_t usage_member_end;   /* just after its value; 0 while that is not complete */
     bool has_error;            /* top-level "error" that is neither null nor false */
     bool has_choices;          /* top-level "choices" is an array */
     unsigned choice_count;     /* its elements */
-    unsigned content_choices;  /* elements with content: non-empty text, delta.content,
-                                  delta.reasoning_content/reasoning,  delta.refusal, message.content, or tool calls */
+    unsigned content_choices;  /* closed elements with content: non-empty text; in delta or message: content,
+                                  reasoning_content, reasoning, refusal, tool_calls, function_call */
     unsigned finish_count;     /* elements whose finish_reason is a string */
     uint64_t content_bytes;    /* bytes of all that content, as written in JSON */
     uint64_t content_bits[ANSWER_CHOICES_MAX / 64]; /* which choices[].index had content (absent = position) */
     bool complete;                                  /* the top-level value was closed */
     bool broken; /* not JSON (or nested deeper than ANSWER_DEPTH_MAX): findings so far stand */
     /* private */
-    uint64_t _offset;
-    uint8_t _state, _depth, _name_length, _escape;
-    uint8_t _stack[ANSWER_DEPTH_MAX];
-    char _name[ANSWER_NAME_BYTES_MAX];
-    uint8_t _path[8];
-    int64_t _number;
+    size_t _offset; /* of the next byte */
+    uint8_t _state;
+    uint8_t _place;       /* what the value at hand, or the next one, means */
+    uint8_t _string_kind; /* key, content, or neither */
+    uint8_t _progress;    /* within a literal or an escape */
     uint8_t _number_state;
-    struct engine_usage _candidate;
+    bool _negative;
+    char _literal; /* its first letter */
+    uint8_t _name_length;
+    uint8_t _depth;
+    uint8_t _stack[ANSWER_DEPTH_MAX]; /* the place of each open container, and whether it is an object */
+    char _name[ANSWER_NAME_BYTES_MAX + 1];
+    uint16_t _unit; /* of an escape */
+    size_t _string_begin;
+    uint64_t _number;
+    int64_t _counts[ANSWER_COUNTS]; /* of the object being read, -1 = not seen */
     struct engine_usage _timings;
-    int64_t _timings_prompt, _timings_cache;
     unsigned _choice_index;
-    uint64_t _choice_content_bytes;
     bool _choice_has_content;
 };
 
 void answer_begin(struct answer_scan *scan);
+/* Any number of calls; after @broken nothing is looked at any more. */
 void answer_feed(struct answer_scan *scan, struct text bytes);
-/* The usage to believe after the last byte: `usage`, else timings. */
+/* The usage to believe after the last byte: `usage`, else llama.cpp's `timings` {prompt_n, cache_n, predicted_n} when
+ * all three are there (input = prompt_n + cache_n: prompt_n alone leaves out what was cached). */
 struct engine_usage answer_usage(const struct answer_scan *scan);
+/* Cut the top-level usage member, with one comma beside it, out of @whole, the bytes of this scan: the two slices
+ * joined are the same JSON without it. False when no complete usage member was seen. */
+bool answer_usage_cut(const struct answer_scan *scan, struct text whole, struct text *ret_before,
+                      struct text *ret_after);
 
 #endif
