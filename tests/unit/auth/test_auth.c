@@ -1,16 +1,9 @@
 /* Bearers: what gets in, what does not, and what it may then use. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "auth/auth.h"
 #include "auth/key.h"
+#include "tests/lib/unit.h"
 
 enum { KEY_COUNT_MAX = 512, NOW = 1000000 };
 
@@ -205,13 +198,13 @@ static void bearers_with_equal_prefixes_never_share_an_identity(void **state)
     (void) state;
     static char bearers[KEY_COUNT_MAX][64];
     static char names[KEY_COUNT_MAX][8];
-    unsigned seed = 20261122;
+    unit_random_seed();
     size_t count = 0;
     for (size_t shared = 1; shared <= 50; shared++) {
         for (size_t twin = 0; twin < 8; twin++, count++) {
             memset(bearers[count], 'p', shared);
             for (size_t i = shared; i < shared + 8; i++) {
-                bearers[count][i] = (char) ('0' + rand_r(&seed) % 10);
+                bearers[count][i] = (char) ('0' + (char) unit_random_below(10));
             }
             bearers[count][shared + 8] = (char) ('a' + twin); /* unlike in the last byte whatever the seed does */
             snprintf(names[count], sizeof(names[count]), "%zu", count);

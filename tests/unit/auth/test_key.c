@@ -1,14 +1,8 @@
 /* Keys of ours: shape, check characters, randomness, digest. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "auth/key.h"
+#include "tests/lib/unit.h"
 
 /* Check characters made by another implementation: Python's zlib.crc32, written in base62. */
 static const char *const KNOWN[] = {

@@ -1,12 +1,6 @@
 /* Scopes: globs over canonical names, endpoint bits, and what an absent part means. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "auth/scope.h"
+#include "tests/lib/unit.h"
 
 static bool allows(const char *pattern, const char *name)
 {
