@@ -6,9 +6,9 @@
 #include <stdlib.h>
 
 /* How many allocations still succeed; below 0 = all do. Once one has failed, all do until this is set again. */
-static long fault_countdown = -1;
+static _Atomic long fault_countdown = -1;
 /* Allocations asked for so far. */
-static unsigned long fault_calls;
+static _Atomic unsigned long fault_calls;
 
 static inline bool fault_now(void)
 {
