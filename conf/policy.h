@@ -92,6 +92,9 @@ struct tenant {
     struct scopes scopes;
 };
 
+/* What runtime_dir may have, so that "/" and a socket's name of up to 23 bytes still fit into a socket's path. */
+enum { RUNTIME_DIR_BYTES_MAX = 76 };
+
 enum listen_kind { LISTEN_TCP, LISTEN_UNIX };
 struct listen_address {
     enum listen_kind kind;
@@ -127,6 +130,10 @@ struct policy {
 const struct model *policy_model(const struct policy *policy, struct text name);
 /* The key with this digest, or NULL. Constant work per look-up is not promised: digests are not secrets. */
 const struct key *policy_key(const struct policy *policy, const uint8_t sha256[32]);
+
+/* What an instance is: argv, environment, directory, URL, dialect and API key. Instances whose hash changed are
+ * replaced; weight, max_in_flight and the like are taken over. */
+void engine_settings_hash(const struct engine *engine, uint8_t ret_sha256[32]);
 
 /* References: policy_hold adds one, policy_drop takes one (and NULLs); the last frees. Any thread. */
 const struct policy *policy_hold(const struct policy *policy);
