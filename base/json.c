@@ -536,7 +536,7 @@ size_t json_string_decode(struct text span, char *to)
     return length;
 }
 
-size_t json_string_length(struct text span)
+size_t json_decoded_length(struct text span)
 {
     struct text rest = without_quotes(span), piece;
     char scratch[4];

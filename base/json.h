@@ -10,6 +10,7 @@
 
 enum { JSON_DEPTH_MAX = 64, JSON_NODES_MAX = 200000 };
 
+/* STRING, TRUE, FALSE and NULL are names of jansson's too: no file includes both headers. */
 enum json_token {
     JSON_OBJECT_BEGIN,
     JSON_OBJECT_END,
@@ -53,8 +54,8 @@ bool json_string_equals(struct text span, struct text plain);
 bool json_string_equals_ignoring_case(struct text span, struct text plain);
 /* Decode into @to (of at least span.length bytes); returns the length. Never fails on a span the scan returned. */
 size_t json_string_decode(struct text span, char *to);
-/* How many bytes the decoded string has. */
-size_t json_string_length(struct text span);
+/* How many bytes the decoded string has. (json_string_length is a function of jansson's, which would call ours.) */
+size_t json_decoded_length(struct text span);
 /* A NUMBER span that is an integer literal (no fraction, no exponent) within int64. */
 bool json_number_to_int64(struct text span, int64_t *ret);
 

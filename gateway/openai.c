@@ -84,7 +84,7 @@ static bool take_model(struct openai_parse *parse, const char *param)
     struct text span = parse->scan.span;
     if (parse->scan.token != JSON_STRING)
         return openai_refuse_type(parse, param, "a string");
-    size_t length = json_string_length(span);
+    size_t length = json_decoded_length(span);
     if (length == 0 || length > MODEL_BYTES_MAX)
         return openai_refuse(parse, param, "invalid_value", "Invalid 'model': expected a name of 1 to %d bytes.",
                              MODEL_BYTES_MAX);

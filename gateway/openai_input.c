@@ -7,7 +7,7 @@ enum { PROMPTS_MAX = 2048, MESSAGES_MAX = 4096, LABEL_BYTES_MAX = 64 };
 
 static void count_text(struct openai_parse *parse)
 {
-    parse->request.input_text_bytes += json_string_length(parse->scan.span);
+    parse->request.input_text_bytes += json_decoded_length(parse->scan.span);
 }
 
 static bool refuse_length(struct openai_parse *parse, const char *param, int length_max)
@@ -178,7 +178,7 @@ bool openai_take_definitions(struct openai_parse *parse, const char *param)
             return openai_refuse_type(parse, param, "an array");
         /* As compact JSON: quotes and one comma or colon a token. */
         if (token == JSON_STRING || token == JSON_KEY)
-            parse->request.input_text_bytes += json_string_length(parse->scan.span) + 3;
+            parse->request.input_text_bytes += json_decoded_length(parse->scan.span) + 3;
         else
             parse->request.input_text_bytes += parse->scan.span.length;
     } while (parse->scan.depth > outside);
