@@ -220,7 +220,8 @@ static int add_key(const struct policy *policy, const struct keys_file_record *w
         exit_code = command_fail(NAME, "tenant %.*s has a key called \"%.*s\" already", TEXT_ARGUMENTS(record.tenant),
                                  TEXT_ARGUMENTS(record.name));
     } else if (!keys_file_append(policy->keys_file, &record)) {
-        exit_code = command_fail(NAME, "%s: %s", policy->keys_file, strerror(errno));
+        exit_code = command_fail(NAME, "%s: %s", policy->keys_file,
+                                 errno == EINVAL ? "the record would not fit into one line" : strerror(errno));
     } else {
         exit_code = show(&key, &record, wish->json);
     }
@@ -247,7 +248,7 @@ static int add_to(const char *file, const struct keys_file_record *record, const
 
 static int keys_new(const struct wish *wish)
 {
-    struct keys_file_record record;
+    struct keys_file_record record = {0};
     int exit_code = check_wish(wish, &record);
     if (exit_code != COMMAND_DONE) {
         return exit_code;

@@ -52,6 +52,13 @@ def house(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def quiet_house(house):
+    """Its check has nothing to warn of."""
+    (house / "keys").touch(0o600)
+    return house
+
+
 def digest(key):
     return hashlib.sha256(key.encode()).hexdigest()
 
@@ -140,36 +147,36 @@ def test_version_names_the_libraries(tmp_path):
 # check and schema
 
 
-def test_check_counts_what_a_good_file_holds(house):
-    done = tollgate("check", cwd=house)
+def test_check_counts_what_a_good_file_holds(quiet_house):
+    done = tollgate("check", cwd=quiet_house)
     assert done.stdout == "./tollgate.yaml: ok (2 models, 2 tenants, 1 key)\n"
     assert done.stderr == ""
     for words in [["--config", "tollgate.yaml"], ["--config=tollgate.yaml"]]:
-        assert tollgate("check", *words, cwd=house).stdout == "tollgate.yaml: ok (2 models, 2 tenants, 1 key)\n"
-    told = json.loads(tollgate("check", "--json", cwd=house).stdout)
+        assert tollgate("check", *words, cwd=quiet_house).stdout == "tollgate.yaml: ok (2 models, 2 tenants, 1 key)\n"
+    told = json.loads(tollgate("check", "--json", cwd=quiet_house).stdout)
     assert told["ok"] is True
     assert (told["models"], told["tenants"], told["keys"]) == (2, 2, 1)
     assert (told["errors"], told["warnings"], told["problems"]) == (0, 0, [])
 
 
-def test_check_shows_problems_at_their_places(house):
-    (house / "bad.yaml").write_text(GOOD.replace("keys_file:", "key_file:").replace("tenants:", "tenant:"))
-    done = tollgate("check", "--config", "bad.yaml", cwd=house, code=1)
+def test_check_shows_problems_at_their_places(quiet_house):
+    (quiet_house / "bad.yaml").write_text(GOOD.replace("keys_file:", "key_file:").replace("state_dir:", "stat_dir:"))
+    done = tollgate("check", "--config", "bad.yaml", cwd=quiet_house, code=1)
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    for row, known in [(8, "tenants"), (13, "keys_file")]:
+    for row, known in [(13, "keys_file"), (14, "state_dir")]:
         assert any(re.match(rf".*bad\.yaml:{row}:1: error: .*{known}", line) for line in lines), lines
     assert lines[-1] == "bad.yaml: 2 errors"
-    told = json.loads(tollgate("check", "--config", "bad.yaml", "--json", cwd=house, code=1).stdout)
+    told = json.loads(tollgate("check", "--config", "bad.yaml", "--json", cwd=quiet_house, code=1).stdout)
     assert told["ok"] is False
     assert told["errors"] == 2
-    assert [(p["line"], p["column"], p["level"]) for p in told["problems"]] == [(8, 1, "error"), (13, 1, "error")]
+    assert [(p["line"], p["column"], p["level"]) for p in told["problems"]] == [(13, 1, "error"), (14, 1, "error")]
     assert all(p["file"].endswith("bad.yaml") and p["message"] for p in told["problems"])
 
 
-def test_check_only_warns_of_what_may_be_elsewhere(house):
-    (house / "tollgate.yaml").write_text(GOOD.replace("8001\" }", "8001\", api_key_file: missing.key }"))
-    done = tollgate("check", cwd=house)
+def test_check_only_warns_of_what_may_be_elsewhere(quiet_house):
+    (quiet_house / "tollgate.yaml").write_text(GOOD.replace("8001\" }", "8001\", api_key_file: missing.key }"))
+    done = tollgate("check", cwd=quiet_house)
     assert done.stdout == "./tollgate.yaml: ok (2 models, 2 tenants, 1 key), 1 warning\n"
     assert ": warning: " in done.stderr
 
