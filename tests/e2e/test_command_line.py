@@ -6,9 +6,13 @@ import http.server
 import json
 import os
 import re
+import socket
+import socketserver
 import stat
 import subprocess
+import tempfile
 import threading
+import time
 import zlib
 
 import pytest
@@ -127,6 +131,28 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
     done = tollgate(*words, cwd=house, code=2)
     assert done.stdout == ""
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, offered",
+    [
+        ([""], {"run", "check", "schema", "keys", "reload", "version", "--help"}),
+        (["che"], {"check"}),
+        (["keys", ""], {"new", "list", "--help"}),
+        (["keys", "new", "--te"], {"--tenant"}),
+        (["check", ""], {"--config", "--json", "--help"}),
+        (["check", "--json", "--c"], {"--config"}),
+        (["check", "--config", "tollg"], {"tollgate.yaml"}),
+    ],
+)
+def test_bash_completes_what_the_help_says(words, offered, house):
+    script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tollgate; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, str(paths.ROOT / "deploy/completions/tollgate.bash"), TOLLGATE, *words],
+        cwd=house, capture_output=True, text=True, timeout=TIMEOUT,
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == offered
 
 
 def test_output_that_cannot_be_written_is_a_failure(house):
@@ -281,7 +307,7 @@ def test_names_are_unique_within_a_tenant(house):
 
 def test_two_commands_at_once_cannot_take_one_name(house):
     with open(house / "tollgate.yaml") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # so that all of them wait at the same place
+        fcntl.flock(lock, fcntl.LOCK_EX)  # all of them wait for it, before they look whether the name is free
         running = [
             subprocess.Popen(
                 [TOLLGATE, "keys", "new", "--tenant", "acme", "--name", "ci"],
@@ -289,6 +315,9 @@ def test_two_commands_at_once_cannot_take_one_name(house):
             )
             for _ in range(8)
         ]
+        time.sleep(0.5)  # without the lock they would be done by now
+        assert [process.poll() for process in running] == [None] * 8
+        assert not (house / "keys").exists()
     results = [(process.communicate(timeout=TIMEOUT), process.returncode) for process in running]
     assert sorted(code for _, code in results) == [0] + [1] * 7
     tollgate("check", cwd=house)
@@ -358,7 +387,7 @@ def test_a_key_that_cannot_be_kept_is_not_shown(house):
 class Admin:
     """What the command line sees of a gateway: one answer for POST /admin/v1/reload."""
 
-    def __init__(self, status, answer):
+    def __init__(self, status, answer, address=("127.0.0.1", 0)):
         seen = self.seen = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -375,8 +404,11 @@ class Admin:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
+        class Server(socketserver.TCPServer):
+            address_family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+
+        self.server = Server(address, Handler)
+        self.listen = f"unix:{address}" if isinstance(address, str) else "127.0.0.1:%d" % self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
@@ -388,7 +420,7 @@ class Admin:
 
 
 def point_at(house, admin, token="the-token\n"):
-    (house / "tollgate.yaml").write_text(GOOD + 'admin: { listen: "127.0.0.1:%d" }\n' % admin.port)
+    (house / "tollgate.yaml").write_text(GOOD + 'admin: { listen: "%s" }\n' % admin.listen)
     (house / "state").mkdir()
     (house / "state" / "admin.token").write_text(token)
     (house / "state" / "admin.token").chmod(0o600)
@@ -401,6 +433,24 @@ def test_reload_asks_with_the_token(house):
         assert done.stdout == "./tollgate.yaml: reloaded\n"
         assert json.loads(tollgate("reload", "--json", cwd=house).stdout) == {"result": "accepted"}
     assert admin.seen == [("/admin/v1/reload", "Bearer the-token", b"{}")] * 2
+
+
+def test_reload_asks_at_a_unix_socket(house):
+    with tempfile.TemporaryDirectory(prefix="tg-") as short:
+        with Admin(200, {"result": "accepted"}, short + "/admin.sock") as admin:
+            point_at(house, admin)
+            assert tollgate("reload", cwd=house).stdout == "./tollgate.yaml: reloaded\n"
+    assert admin.seen == [("/admin/v1/reload", "Bearer the-token", b"{}")]
+
+
+def test_reload_reads_the_token_file_that_is_configured(house):
+    with Admin(200, {"result": "accepted"}) as admin:
+        point_at(house, admin)
+        (house / "state" / "admin.token").rename(house / "my.token")
+        config = (house / "tollgate.yaml").read_text()
+        (house / "tollgate.yaml").write_text(config.replace("admin: {", "admin: { token_file: my.token,"))
+        tollgate("reload", cwd=house)
+    assert admin.seen == [("/admin/v1/reload", "Bearer the-token", b"{}")]
 
 
 def test_reload_shows_why_it_was_refused(house):
@@ -420,6 +470,7 @@ def test_reload_shows_why_it_was_refused(house):
         (500, {"error": "no"}, "HTTP status 500"),
         (200, b"<html>hello</html>", "does not answer like a gateway"),
         (200, {"result": "refused"}, "does not answer like a gateway"),
+        (422, {"result": "accepted"}, "does not answer like a gateway"),
     ],
 )
 def test_reload_is_only_done_when_the_gateway_says_so(status, answer, message, house):
