@@ -13,6 +13,7 @@
 
 struct fleet;
 struct children; /* backends/children.h */
+struct ticket;   /* backends/queue.h */
 
 /* ---- life; control thread ---- */
 
@@ -26,7 +27,8 @@ struct fleet *fleet_create(struct loop *control, struct children *children);
 void fleet_apply(struct fleet *fleet, const struct policy *policy);
 /* Every waiter is refused from now on; leases go on. */
 void fleet_refuse_new(struct fleet *fleet);
-/* No lease may be held. Engines are left running: stopping them is the master's work when it is told to end. */
+/* No lease may be held, nobody waits, the other threads have ended; the loop is not run afterwards. Engines are left
+ * running: stopping them is the master's work when it is told to end. */
 void fleet_destroy(struct fleet **fleet);
 
 enum instance_state {
@@ -69,20 +71,14 @@ enum lease_verdict {
 };
 extern const char *const LEASE_VERDICT_NAMES[LEASE_VERDICT_COUNT];
 
-/* A place in the queue, in the request's memory, which must stay until granted, refused or abandoned. */
+/* A place in the queue, in the request's memory, which must stay until granted, refused or abandoned; when one of these
+ * is called or returns, it may be freed or used again. */
 struct lease_waiter {
     struct loop *loop; /* the request's loop; the calls below are made on its thread */
     void (*granted)(struct lease_waiter *waiter, struct lease *lease); /* the lease is the receiver's */
     void (*refused)(struct lease_waiter *waiter, enum lease_verdict why);
     void *owner;
-    /* private to the fleet; zero before lease_take */
-    struct loop_task _task;
-    struct lease_waiter *_next, *_previous;
-    struct lease *_lease;
-    void *_line;
-    mono_ms _deadline;
-    int _state;
-    enum lease_verdict _why;
+    struct ticket *_ticket; /* private to the fleet; NULL before lease_take */
 };
 
 /* Take a free slot of @model's least loaded READY instance, or queue @waiter when all are busy, starting or restarting.
