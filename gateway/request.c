@@ -1,0 +1,254 @@
+/* One request's life: the machine that runs the steps, answers, and the last line. */
+#include "gateway/request.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/metrics.h"
+#include "base/panic.h"
+#include "conf/reload.h"
+#include "gateway/recent.h"
+#include "gateway/worker.h"
+
+static const struct step steps[] = {
+#define X(name) {#name, step_##name},
+    REQUEST_STEPS(X)
+#undef X
+        {"over", NULL},
+};
+
+const struct outcome_row OUTCOMES[OUTCOME_COUNT] = {
+#define X(identifier, status, type, code, label, message) {status, type, code, label, message},
+#include "gateway/outcomes.def"
+#undef X
+};
+
+/* ---- the machine ---- */
+
+static const struct step *last_step(void)
+{
+    return &steps[sizeof steps / sizeof steps[0] - 1];
+}
+
+void request_run(struct request *request)
+{
+    while (request->at->run != NULL) {
+        const struct step *step = request->at;
+        enum step_result result = step->run(request);
+        if (result == STEP_WAIT)
+            return;
+        if (result == STEP_REPLY) {
+            if (!request->replied && !request->client_gone)
+                request_reply_error(request);
+            request->at = last_step();
+            return;
+        }
+        if (request->at == step)
+            request->at++;
+    }
+}
+
+static void request_free(struct request *request)
+{
+    free(request);
+}
+
+static void on_later(struct loop_turn_end *end)
+{
+    struct request *request = end->owner;
+    request->later_queued = false;
+    if (request->ended)
+        request_free(request);
+    else
+        request_run(request);
+}
+
+void request_wake(struct request *request)
+{
+    if (request->later_queued)
+        return;
+    request->later_queued = true;
+    loop_at_turn_end(request->worker->loop, &request->later);
+}
+
+void request_step_back(struct request *request, enum step_result (*run)(struct request *request))
+{
+    while (request->at->run != run) {
+        ENSURE(request->at != steps);
+        request->at--;
+    }
+}
+
+/* ---- begin ---- */
+
+static void write_id(struct request *request)
+{
+    static const char letters[33] = "0123456789abcdefghjkmnpqrstvwxyz";
+    uint64_t random[2];
+    worker_random(request->worker, random);
+    memcpy(request->id, "req_", 4);
+    for (size_t i = 0; i < 24; i++) {
+        uint64_t *word = &random[i / 12];
+        request->id[4 + i] = letters[*word & 31];
+        *word >>= 5;
+    }
+    request->id[28] = '\0';
+}
+
+struct request *request_begin(struct worker *worker, struct connection *connection, const struct http_head *head)
+{
+    struct request *request = calloc(1, sizeof *request);
+    if (request == NULL)
+        return NULL;
+    request->worker = worker;
+    request->connection = connection;
+    request->head = head;
+    request->at = steps;
+    request->later = (struct loop_turn_end){.run = on_later, .owner = request};
+    request->times.head = clock_mono_us();
+    request->began_wall_ms = clock_wall_ms();
+    request->policy = reload_current();
+    request->tenant = request->key = request->user = request->model = request->model_asked = "";
+    request->endpoint = ENDPOINT_COUNT;
+    request->cap_tokens = -1;
+    arena_init(&request->arena, REQUEST_ARENA_BYTES);
+    write_id(request);
+    request->next = worker->active;
+    if (request->next != NULL)
+        request->next->previous = request;
+    worker->active = request;
+    atomic_fetch_add_explicit(&worker->active_requests, 1, memory_order_relaxed);
+    metric_add(metric_series(METRIC_IN_FLIGHT, (const char *const[METRIC_LABELS_MAX]){NULL}), 1);
+    return request;
+}
+
+/* ---- answers ---- */
+
+const char *request_format(struct request *request, const char *format, ...)
+{
+    char memory[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(memory, sizeof memory, format, arguments);
+    va_end(arguments);
+    if (length < 0)
+        return "";
+    const char *copy = arena_copy_string(&request->arena, text_of(memory));
+    return copy != NULL ? copy : "The request needs more memory than one request may take.";
+}
+
+enum step_result request_decide(struct request *request, enum outcome outcome, const char *detail)
+{
+    if (request->decided)
+        return STEP_REPLY;
+    request->decided = true;
+    request->outcome = outcome;
+    if (detail != NULL)
+        request->detail = detail;
+    if (request->status == 0)
+        request->status = OUTCOMES[outcome].status;
+    return STEP_REPLY;
+}
+
+static void add_header(struct reply *reply, const char *name, const char *value)
+{
+    ENSURE(reply->header_count < SERVER_REPLY_HEADERS_MAX);
+    reply->headers[reply->header_count++] = (struct reply_header){name, value};
+}
+
+static void add_retry_headers(struct request *request, struct reply *reply)
+{
+    if (request->retry_after_ms > 0) {
+        snprintf(request->retry_after_text, sizeof request->retry_after_text, "%lld",
+                 (long long) ((request->retry_after_ms + 999) / 1000));
+        snprintf(request->retry_after_ms_text, sizeof request->retry_after_ms_text, "%lld",
+                 (long long) request->retry_after_ms);
+        add_header(reply, "retry-after", request->retry_after_text);
+        add_header(reply, "retry-after-ms", request->retry_after_ms_text);
+    }
+    if (reply->status >= 400 && reply->status < 500 && reply->status != 408 && reply->status != 409)
+        add_header(reply, "x-should-retry", "false");
+}
+
+void request_add_headers(struct request *request, struct reply *reply, const char *content_type)
+{
+    long long elapsed_ms = (long long) ((clock_mono_us() - request->times.head) / 1000);
+    snprintf(request->processing_ms, sizeof request->processing_ms, "%lld", elapsed_ms);
+    add_header(reply, "Content-Type", content_type);
+    add_header(reply, "x-request-id", request->id);
+    add_header(reply, "openai-processing-ms", request->processing_ms);
+    if (reply->status == 401)
+        add_header(reply, "WWW-Authenticate", "Bearer");
+    if (reply->status == 405)
+        add_header(reply, "Allow", "GET, POST, OPTIONS");
+    add_retry_headers(request, reply);
+}
+
+void request_reply_json(struct request *request, int status, struct text body)
+{
+    struct reply reply = {.status = status, .kind = REPLY_WHOLE, .body = body};
+    reply.close = request->outcome == OUTCOME_GUARD_REFUSED;
+    request->status = status;
+    request_add_headers(request, &reply, "application/json");
+    request->replied = true;
+    server_reply(request->connection, &reply);
+}
+
+void request_reply_error(struct request *request)
+{
+    const struct outcome_row *row = &OUTCOMES[request->outcome];
+    const char *message = request->detail != NULL ? request->detail : row->message;
+    const char *code = request->code != NULL ? request->code : row->code;
+    size_t capacity = strlen(message) * 6 + 256;
+    char *memory = arena_take(&request->arena, capacity);
+    struct text body =
+        TEXT("{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
+    if (memory != NULL) {
+        struct builder builder;
+        builder_init(&builder, memory, capacity);
+        openai_error_json(&builder, message, row->type, request->param, code);
+        body = builder_text(&builder);
+    }
+    request_reply_json(request, request->status, body);
+}
+
+/* ---- the ways it ends ---- */
+
+void request_gone(struct request *request)
+{
+    request->client_gone = true;
+    if (request->reached_engine && !request->relay_over)
+        request->usage = relay_usage(&request->relay, false, request->input_estimate_tokens);
+    request_decide(request, OUTCOME_CLIENT_GONE, NULL);
+    request_release(request, LEASE_OK);
+    request->at = last_step();
+}
+
+void request_end(struct request *request, bool sent)
+{
+    struct worker *worker = request->worker;
+    (void) sent;
+    request->times.ended = clock_mono_us();
+    request_release(request, LEASE_OK);
+    ENSURE(request->lease == NULL && request->exchange == NULL && !request->waiting);
+    recent_add(request);
+    request_account(request);
+
+    body_finish(&request->body);
+    relay_finish(&request->relay);
+    policy_drop(&request->policy);
+    arena_finish(&request->arena);
+    if (request->previous != NULL)
+        request->previous->next = request->next;
+    else
+        worker->active = request->next;
+    if (request->next != NULL)
+        request->next->previous = request->previous;
+    atomic_fetch_sub_explicit(&worker->active_requests, 1, memory_order_relaxed);
+    metric_add(metric_series(METRIC_IN_FLIGHT, (const char *const[METRIC_LABELS_MAX]){NULL}), -1);
+    request->ended = true;
+    if (!request->later_queued)
+        request_free(request);
+}

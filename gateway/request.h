@@ -1,0 +1,179 @@
+/* One client request and the steps it goes through; the only place where keys, limits, engines and bytes meet. */
+#ifndef GATEWAY_REQUEST_H
+#define GATEWAY_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "auth/auth.h"
+#include "backends/fleet.h"
+#include "backends/upstream.h"
+#include "base/arena.h"
+#include "base/clock.h"
+#include "conf/policy.h"
+#include "gateway/body.h"
+#include "gateway/guard.h"
+#include "gateway/openai.h"
+#include "gateway/relay.h"
+#include "gateway/routes.h"
+#include "gateway/server.h"
+
+struct worker;
+struct request;
+
+/* The life of a request, top to bottom. X(step, what it does). A step returns NEXT, WAIT (it is called again when
+ * something it waits for has come) or REPLY (the answer is decided: on to the end). */
+#define REQUEST_STEPS(X)                                                                                               \
+    X(guard)     /* strict HTTP rules; which route */                                                                  \
+    X(identify)  /* bearer to principal, and may it call this endpoint; before any body is read */                     \
+    X(read_body) /* bounded */                                                                                         \
+    X(parse)     /* one linear scan */                                                                                 \
+    X(authorize) /* model, its scope, parameter bounds, the token cap, splices */                                      \
+    X(route)     /* a lease on an instance, or a place in the model's queue */                                         \
+    X(forward)   /* to the engine; again if the retry rule allows */                                                   \
+    X(relay)     /* the engine's bytes to the client */                                                                \
+    X(finish)    /* nothing open is left behind */
+
+enum step_result { STEP_NEXT, STEP_WAIT, STEP_REPLY };
+
+struct step {
+    const char *name;
+    enum step_result (*run)(struct request *request);
+};
+
+enum outcome {
+#define X(identifier, status, type, code, label, message) OUTCOME_##identifier,
+#include "gateway/outcomes.def"
+#undef X
+    OUTCOME_COUNT
+};
+
+struct outcome_row {
+    int status;
+    const char *type;
+    const char *code;
+    const char *label;
+    const char *message;
+};
+extern const struct outcome_row OUTCOMES[OUTCOME_COUNT];
+
+enum { REQUEST_ID_BYTES = 32, REQUEST_ARENA_BYTES = 256 * 1024, REQUEST_ATTEMPTS_MAX = 3 };
+
+/* Times of one request, mono_us; 0 = not reached. */
+struct request_times {
+    mono_us head, body_end, dispatched, first_byte, first_content, last_content, ended;
+    mono_us waited; /* a duration: in the model's queue */
+};
+
+struct request {
+    struct worker *worker;
+    struct request *next, *previous; /* among the worker's active requests */
+    struct connection *connection;
+    const struct step *at;
+    struct loop_turn_end later; /* steps run on at the end of a loop turn, never inside a call of curl */
+    bool later_queued;
+    bool ended; /* the server has let go of it; only @later still points here */
+    char id[REQUEST_ID_BYTES];
+    wall_ms began_wall_ms;
+    struct request_times times;
+    struct arena arena;
+    const struct http_head *head;
+    enum route_kind route;
+    struct text route_model; /* MODEL: the part of the path, still escaped */
+    enum endpoint endpoint;
+
+    /* the policy this request was judged by; dropped at dispatch, so what later steps need is copied into the arena */
+    const struct policy *policy;
+    struct principal who;
+    const char *tenant, *key, *user; /* "" until identified */
+    const char *model;               /* canonical; "" until authorized */
+    const char *model_asked;         /* as the client called it; "" until parsed */
+    enum auth_verdict auth_verdict;
+
+    struct body body;
+    bool body_whole;
+    struct openai_request asked;
+    struct openai_refusal refusal;
+    struct splices splices;
+    int64_t cap_tokens; /* that the engine was told; -1 = none */
+    int64_t input_estimate_tokens;
+
+    struct lease_waiter waiter;
+    bool waiting;
+    mono_us waiting_since;
+    enum lease_verdict lease_verdict;
+    struct lease *lease;
+    char engine[128]; /* the last instance asked; "" = none */
+    const struct dialect *dialect;
+    int attempts;
+    bool retried_fresh; /* the one second try on the same instance was made */
+    bool retrying;      /* the next lease is for a second attempt, on another instance */
+    struct exchange *exchange;
+    enum exchange_end exchange_end;
+    bool exchange_over;
+    int engine_status; /* of the engine's answer; 0 = none */
+    int64_t engine_retry_after_ms;
+    int64_t engine_content_length;
+    bool engine_paused;
+    struct metric_series *inter_token;
+    struct relay relay;
+    bool relay_over;
+    struct usage usage;
+    bool reached_engine;
+    struct loop_timer ping;
+    mono_ms written_at; /* the last bytes for the client */
+
+    enum outcome outcome;
+    int status;         /* of the answer */
+    const char *detail; /* overrides the outcome's message; arena or constant */
+    const char *param;
+    const char *code;       /* overrides the outcome's code */
+    int64_t retry_after_ms; /* 0 = none */
+    bool decided;           /* the outcome stands */
+    bool replied;
+    bool client_gone;
+    char processing_ms[24], retry_after_text[24], retry_after_ms_text[24];
+};
+
+/* Begin with a head; false when memory is exhausted. The request is the server's until request_end. */
+struct request *request_begin(struct worker *worker, struct connection *connection, const struct http_head *head);
+/* A piece of the body. REPLY: it was too much, and the refusal is on its way. */
+enum step_result request_add_body(struct request *request, struct text piece);
+/* Run steps until one waits or the answer is decided and sent. */
+void request_run(struct request *request);
+/* Something a step waits for has come: the steps run on at the end of this turn. */
+void request_wake(struct request *request);
+/* The client is gone: everything that works for it is cancelled at once. */
+void request_gone(struct request *request);
+/* The client has taken most of what was written: a paused engine goes on. */
+void request_writable(struct request *request);
+/* The gateway ends it: a stream gets an error event, what waits gets 503. */
+void request_cut(struct request *request);
+/* The last act: one log line, metrics, memory. Asserts that nothing is open. */
+void request_end(struct request *request, bool sent);
+
+/* Go back to the step @run, for a second attempt. */
+void request_step_back(struct request *request, enum step_result (*run)(struct request *request));
+/* account.c: one log line and the metrics of an ended request. */
+void request_account(const struct request *request);
+
+/* Decide the outcome, once; later calls change nothing. @detail may be NULL: the row's message. Returns STEP_REPLY, for
+ * steps. */
+enum step_result request_decide(struct request *request, enum outcome outcome, const char *detail);
+/* Send the decided error, or the body given, as a whole JSON answer. */
+void request_reply_error(struct request *request);
+void request_reply_json(struct request *request, int status, struct text body);
+/* Fill @reply's headers that every answer has. */
+void request_add_headers(struct request *request, struct reply *reply, const char *content_type);
+/* An arena copy of a formatted message; a constant when the arena is exhausted. */
+__attribute__((format(printf, 2, 3))) const char *request_format(struct request *request, const char *format, ...);
+
+/* steps_in.c, steps_out.c */
+#define X(step) enum step_result step_##step(struct request *request);
+REQUEST_STEPS(X)
+#undef X
+/* Give back what the steps hold: place in the queue, exchange, lease. */
+void request_release(struct request *request, enum lease_outcome outcome);
+
+#endif

@@ -1,0 +1,48 @@
+/* One worker thread: an event loop with an HTTP server, the connections to engines, and the requests between them. */
+#ifndef GATEWAY_WORKER_H
+#define GATEWAY_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "backends/fleet.h"
+#include "backends/upstream.h"
+#include "base/buffer.h"
+#include "base/loop.h"
+#include "gateway/server.h"
+
+struct request;
+
+struct worker {
+    int index;
+    struct loop *loop;
+    struct server *server;
+    struct upstream *upstream;
+    struct fleet *fleet; /* shared */
+    struct request *active;
+    struct buffer scratch;    /* what one engine callback writes to its client; empty between callbacks */
+    uint64_t random_state[2]; /* request ids; not for secrets */
+    pthread_t thread;
+    atomic_int connections;     /* dealt and not yet closed, for the listener */
+    atomic_int active_requests; /* for the drain */
+};
+
+/* NULL when a resource is missing. The thread starts with worker_start. */
+struct worker *worker_create(int index, struct fleet *fleet);
+bool worker_start(struct worker *worker);
+/* Serve an accepted socket; it is the worker's from now on. Any thread. */
+void worker_deal(struct worker *worker, int fd, const struct sockaddr_storage *address, socklen_t address_length);
+/* End every request: streams with an error event, the others with 503. Any thread; returns at once. */
+void worker_cut_all(struct worker *worker);
+/* Close every connection, also in the middle of a request. Any thread; returns at once. */
+void worker_shut_all(struct worker *worker);
+/* Stop the loop after the current turn, join, close what is left. No request may be active. NULLs. */
+void worker_destroy(struct worker **worker);
+
+/* 128 random bits for a request id. The worker's thread. */
+void worker_random(struct worker *worker, uint64_t ret[2]);
+
+#endif
