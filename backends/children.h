@@ -23,9 +23,10 @@ struct child_info {
 struct child_exit {
     const char *name;
     int pid;
-    int wait_status;    /* as of waitpid */
+    int wait_status;    /* as of waitpid; all of its process group got SIGKILL */
     bool was_asked;     /* we had sent STOP */
-    const char *reason; /* "" or why it never ran ("No such file or directory: ./llama_engine") */
+    const char *reason; /* "" or why it never ran ("cannot execute ./llama_engine: No such file or directory"); pid 0
+                           when there was not even a process ("already running") */
 };
 
 /* All on the control loop's thread. */
@@ -35,9 +36,11 @@ struct children_events {
     void (*log_tail)(void *owner, const char *name, struct text bytes);
 };
 
-/* Blocking, once at boot, before the loop runs: ask the master LIST and wait (bounded) for its answer. @socket is
- * MASTER_SOCKET_FD. NULL when the master does not answer. */
+/* Blocking, once at boot, before the loop runs: ask the master LIST and wait (5 s at most) for its answer. @socket is
+ * MASTER_SOCKET_FD; it becomes theirs and close-on-exec. NULL, the socket still the caller's, when the master does not
+ * answer. */
 struct children *children_connect(int socket);
+/* Children run on; descriptors of LIST that nobody took are closed. NULL is a no-op. Not from within an event. */
 void children_destroy(struct children **children);
 /* What LIST told. */
 void children_each(struct children *children, void (*receive)(void *owner, const struct child_info *info), void *owner);
@@ -55,13 +58,19 @@ void children_listen(struct children *children, const struct children_events *ev
 struct child_start {
     const char *name;
     const char *note;
-    const char *working_directory;
+    const char *working_directory;  /* "" = the master's; paths with a slash are relative to it */
     const char *const *arguments;   /* NULL-terminated, nothing left to substitute */
     const char *const *environment; /* the whole environment, NULL-terminated */
 };
+/* These wait up to 1 s for a master that is slow to read. False when it is gone, does not read, or would not take that
+ * much (the limits of backends/master.h). */
+/* `started` follows once it was executed, or `exited` with the reason. */
 bool children_start(struct children *children, const struct child_start *start);
+/* `exited` follows, after @grace_ms at most. Asked again, only a shorter grace counts. */
 bool children_stop(struct children *children, const char *name, int64_t grace_ms);
+/* A number for the next gateway's child_info. */
 bool children_mark(struct children *children, const char *name, int64_t mark);
+/* `log_tail` follows: what a running or ended child wrote last; empty for an unknown one. */
 bool children_ask_logs(struct children *children, const char *name);
 /* The gateway itself serves now. */
 bool children_gateway_ready(struct children *children);
