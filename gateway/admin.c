@@ -103,7 +103,7 @@ static void post_reload(struct admin_request *request)
 {
     struct buffer problems;
     buffer_init(&problems, ANSWER_BYTES_MAX / 4);
-    bool accepted = gateway_reload(request->admin->gateway, &problems);
+    bool accepted = gateway_reload_config(request->admin->gateway, &problems);
     struct text text = buffer_text(&problems);
     size_t capacity = text.length * 6 + 64;
     char *memory = malloc(capacity);

@@ -111,7 +111,7 @@ static void log_problems(struct text problems)
     }
 }
 
-bool gateway_reload(struct gateway *gateway, struct buffer *ret_problems)
+bool gateway_reload_config(struct gateway *gateway, struct buffer *ret_problems)
 {
     struct problem_list problems;
     struct bundle *bundle = NULL;
@@ -226,7 +226,7 @@ static void on_signal(struct loop_watch *watch, uint32_t events)
             continue;
         }
         buffer_init(&problems, 1024 * 1024);
-        (void) gateway_reload(gateway, &problems);
+        (void) gateway_reload_config(gateway, &problems);
         buffer_finish(&problems);
     }
 }

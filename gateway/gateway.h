@@ -51,7 +51,7 @@ void gateway_finish(struct gateway *gateway);
 /* reload.c of this folder is conf/reload.h plus what has to follow: read the files again; on success the fleet follows
  * and the master keeps the new bytes. False with the problems appended to @problems ("file:line:col: error: …" lines).
  */
-bool gateway_reload(struct gateway *gateway, struct buffer *problems);
+bool gateway_reload_config(struct gateway *gateway, struct buffer *problems);
 /* Give the master the accepted bytes, for a successor of this process. */
 bool gateway_keep_config(struct gateway *gateway, const struct bundle *bundle);
 

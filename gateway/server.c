@@ -342,16 +342,17 @@ static void reset_request(struct connection *connection)
     buffer_clear(&connection->out);
 }
 
-/* The answer is known. The rest of the body is dropped first, so that the client reads it; unless it must not be read
- * at all, or was not sent yet. */
+/* The answer is known. The rest of the body is dropped first, so that the client reads it; unless it must not be read at all,
+ * or was not sent yet. (The library closes the connection after an answer queued in this first call.) */
 static enum MHD_Result answer_or_discard(struct connection *connection)
 {
-    if (connection->reply.close || !guard_has_body(&connection->head) || connection->head.expects_continue) {
-        connection->reply.close |= guard_has_body(&connection->head);
+    bool has_body = guard_has_body(&connection->head);
+    if (connection->reply.close || (has_body && connection->head.expects_continue)) {
+        connection->reply.close = true;
         connection_set_phase(connection, CONNECTION_ANSWER);
         return queue_reply(connection);
     }
-    connection_set_phase(connection, CONNECTION_DISCARD);
+    connection_set_phase(connection, has_body ? CONNECTION_DISCARD : CONNECTION_ANSWER);
     return MHD_YES;
 }
 
