@@ -45,6 +45,16 @@ static struct place place_of_byte(const struct reading *reading, size_t offset)
     return place;
 }
 
+/* The commonest mistake of all has a message of its own. */
+static bool is_tab(const struct reading *reading, const yaml_mark_t *mark)
+{
+    size_t at = 0;
+    for (size_t line = 0; line < mark->line && at < reading->bytes.length; at++)
+        line += reading->bytes.at[at] == '\n';
+    size_t column = at + mark->column;
+    return column < reading->bytes.length && reading->bytes.at[column] == '\t';
+}
+
 static void report_syntax(struct reading *reading)
 {
     const yaml_parser_t *parser = &reading->parser;
@@ -54,9 +64,13 @@ static void report_syntax(struct reading *reading)
     else if (parser->error == YAML_READER_ERROR)
         problem_error(reading->problems, place_of_byte(reading, parser->problem_offset),
                       "not readable as UTF-8 text (%s): save the file as UTF-8", what);
+    else if (is_tab(reading, &parser->problem_mark))
+        problem_error(reading->problems, place_of(reading, &parser->problem_mark),
+                      "not valid YAML: a tab cannot indent, use blanks");
     else if (parser->context != NULL)
-        problem_error(reading->problems, place_of(reading, &parser->problem_mark), "not valid YAML: %s %s (line %u)",
-                      what, parser->context, (unsigned) parser->context_mark.line + 1);
+        problem_error(reading->problems, place_of(reading, &parser->problem_mark),
+                      "not valid YAML: %s %s (begun on line %u)", what, parser->context,
+                      (unsigned) parser->context_mark.line + 1);
     else
         problem_error(reading->problems, place_of(reading, &parser->problem_mark), "not valid YAML: %s", what);
 }

@@ -94,10 +94,11 @@ static bool gather_sources(struct tenants_loading *tenants)
     for (size_t i = 1; i < tenants->source_count; i++) {
         const struct tenant_source *one = &tenants->sources[i - 1], *two = &tenants->sources[i];
         bool same_file = strcmp(one->place.file, two->place.file) == 0; /* told when it was parsed */
+        struct text other = problem_shown_path(one->place.file);
         if (text_equal(one->name, two->name) && !same_file)
             problem_error(loading->problems, two->place,
-                          "the tenant \"%.*s\" is there twice, here and in %s: keep one of the two",
-                          TEXT_ARGUMENTS(two->name), one->place.file);
+                          "the tenant \"%.*s\" is there twice, here and in %.*s: keep one of the two",
+                          TEXT_ARGUMENTS(two->name), TEXT_ARGUMENTS(other));
     }
     return true;
 }
@@ -330,10 +331,12 @@ static void check_key_names(const struct tenants_loading *tenants)
         qsort(tenants->drafts, tenants->draft_count, sizeof(*tenants->drafts), compare_drafts_by_name);
     for (size_t i = 1; i < tenants->draft_count; i++) {
         const struct key_draft *one = &tenants->drafts[i - 1], *two = &tenants->drafts[i];
-        if (compare_drafts_by_name(one, two) == 0)
-            problem_error(tenants->loading->problems, two->place,
-                          "the tenant \"%s\" has another key \"%s\" on line %u of %s: give it another name",
-                          two->key.tenant->name, two->key.name, one->place.line, one->place.file);
+        if (compare_drafts_by_name(one, two) != 0)
+            continue;
+        struct text other = problem_shown_path(one->place.file);
+        problem_error(tenants->loading->problems, two->place,
+                      "the tenant \"%s\" has another key \"%s\" on line %u of %.*s: give it another name",
+                      two->key.tenant->name, two->key.name, one->place.line, TEXT_ARGUMENTS(other));
     }
 }
 
@@ -394,11 +397,11 @@ static void load_named_files(struct tenants_loading *tenants)
 }
 
 /* A gateway that nobody can use is told; one that is open to the network by mistake is refused. */
-static void check_any_key(struct loading *loading, int errors_before)
+static void check_any_key(struct loading *loading)
 {
     const struct policy *policy = &loading->snapshot->policy;
-    if (policy->key_count > 0 || loading->problems->errors > errors_before)
-        return;
+    if (policy->key_count > 0 || loading->problems->errors > 0)
+        return; /* with errors, keys may be missing for another reason */
     const struct node *listen = setting_node(loading->root, SETTING_LISTEN);
     struct place place = listen != NULL ? listen->place : (struct place){loading->main_file, 1, 1};
     bool local = policy->listen.kind == LISTEN_UNIX || address_is_loopback(text_of(policy->listen.host));
@@ -416,7 +419,6 @@ void load_tenants(struct loading *loading)
 {
     struct policy *policy = &loading->snapshot->policy;
     struct tenants_loading tenants = {.loading = loading};
-    int errors_before = loading->problems->errors;
     if (!gather_sources(&tenants))
         return;
     tenants.tenants = loading_take(loading, tenants.source_count, sizeof(*tenants.tenants));
@@ -431,5 +433,5 @@ void load_tenants(struct loading *loading)
     policy->tenants = tenants.tenants;
     policy->tenant_count = tenants.source_count;
     keep_keys(&tenants);
-    check_any_key(loading, errors_before);
+    check_any_key(loading);
 }

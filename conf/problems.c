@@ -7,7 +7,11 @@
 
 #include "base/text.h"
 
-enum { PROBLEM_LIST_BYTES_MAX = (PROBLEMS_SHOWN_MAX + 1) * PROBLEM_BYTES_MAX, DIRECTORY_BYTES_MAX = 4096 };
+enum {
+    MESSAGE_BYTES_MAX = 1024,
+    DIRECTORY_BYTES_MAX = 4096,
+    PROBLEM_LIST_BYTES_MAX = (PROBLEMS_SHOWN_MAX + 1) * (MESSAGE_BYTES_MAX + DIRECTORY_BYTES_MAX),
+};
 
 void problem_list_init(struct problem_list *problems)
 {
@@ -21,8 +25,7 @@ void problem_list_finish(struct problem_list *problems)
     *problems = (struct problem_list){0};
 }
 
-/* The way a user would write it: relative when the file is below the current directory. */
-static struct text shown_path(const char *file)
+struct text problem_shown_path(const char *file)
 {
     char directory[DIRECTORY_BYTES_MAX];
     struct text path = text_of(file);
@@ -35,6 +38,15 @@ static struct text shown_path(const char *file)
     return (struct text){path.at + prefix.length + 1, path.length - prefix.length - 1};
 }
 
+/* Quoted names and values may hold anything; a message stays on its line. */
+static void replace_controls(char *message)
+{
+    for (char *at = message; *at != '\0'; at++) {
+        if ((unsigned char) *at < ' ' || *at == 0x7f)
+            *at = '?';
+    }
+}
+
 __attribute__((format(printf, 4, 0))) static void problem_add(struct problem_list *problems, struct place place,
                                                               const char *kind, const char *format, va_list arguments)
 {
@@ -43,9 +55,10 @@ __attribute__((format(printf, 4, 0))) static void problem_add(struct problem_lis
         (void) buffer_add(&problems->text, TEXT("there are more problems, which are not shown\n"));
     if (shown >= PROBLEMS_SHOWN_MAX)
         return;
-    char message[PROBLEM_BYTES_MAX / 2];
+    char message[MESSAGE_BYTES_MAX];
     (void) vsnprintf(message, sizeof(message), format, arguments);
-    struct text path = shown_path(place.file);
+    replace_controls(message);
+    struct text path = problem_shown_path(place.file);
     (void) buffer_format(&problems->text, "%.*s:%u:%u: %s: %s\n", TEXT_ARGUMENTS(path), place.line, place.column, kind,
                          message);
 }

@@ -4,7 +4,7 @@
 
 #include "conf/load.h"
 
-enum { PROBLEMS_SHOWN_MAX = 100, PROBLEM_BYTES_MAX = 2048 };
+enum { PROBLEMS_SHOWN_MAX = 100 };
 
 /* Where something stands in a file. Line and column count from 1; @file lives as long as the document does. */
 struct place {
@@ -12,6 +12,9 @@ struct place {
     unsigned line;
     unsigned column;
 };
+
+/* The way a user would write the path of a file: relative when it is below the current directory. */
+struct text problem_shown_path(const char *file);
 
 /* Add one line. The message says what is wrong and what to do, never a secret. After PROBLEMS_SHOWN_MAX lines problems
  * are counted, but no longer shown. */

@@ -2,7 +2,6 @@
 #include "conf/reload.h"
 
 #include <pthread.h>
-#include <string.h>
 
 #include "base/metrics.h"
 #include "base/panic.h"
@@ -12,17 +11,16 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct policy *in_force; /* under lock; holds one reference */
 
-static void count_reload(bool accepted, const struct policy *policy)
+static void show_time(const struct policy *policy)
 {
-    metric_count(METRIC_RELOADS, accepted ? "accepted" : "refused", NULL);
-    if (accepted)
-        metric_set(metric_series(METRIC_RELOAD_TIME, (const char *[METRIC_LABELS_MAX]){NULL}),
-                   policy->loaded_wall_ms / 1000);
+    const char *const no_labels[METRIC_LABELS_MAX] = {NULL};
+    metric_set(metric_series(METRIC_RELOAD_TIME, no_labels), policy->loaded_wall_ms / 1000);
 }
 
 void reload_install(const struct policy **first)
 {
     ENSURE(*first != NULL);
+    show_time(*first);
     pthread_mutex_lock(&lock);
     ENSURE(in_force == NULL);
     in_force = *first;
@@ -56,8 +54,9 @@ bool reload_now(struct bundle **ret_bundle, struct problem_list *problems)
     struct bundle *bundle = bundle_read(current->file, problems);
     const struct policy *next = bundle != NULL ? policy_load(bundle, LOAD_RUN, problems) : NULL;
     bool accepted = next != NULL && policy_may_replace(current, next, problems);
-    count_reload(accepted, next);
+    metric_count(METRIC_RELOADS, accepted ? "accepted" : "refused", NULL);
     if (accepted) {
+        show_time(next);
         snapshot_keep_created(next, current);
         swap(&next);
         *ret_bundle = bundle;

@@ -112,8 +112,8 @@ static void check_required(const struct schema_context *context, enum setting_id
             continue;
         if (setting_child(parent, text_of(setting_name(id))) != id)
             continue;
-        problem_error(context->problems, map->place, "%.*s has no %s: %s", TEXT_ARGUMENTS(label), setting_name(id),
-                      SETTINGS[id].doc);
+        problem_error(context->problems, map->place, "%.*s has no \"%s\", which is required. %s", TEXT_ARGUMENTS(label),
+                      setting_name(id), SETTINGS[id].doc);
     }
 }
 

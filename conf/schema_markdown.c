@@ -42,15 +42,16 @@ static bool add_cell(struct buffer *to, const char *text)
     return fits;
 }
 
+static bool is_list(enum setting_type type)
+{
+    return type == TYPE_LIST || type == TYPE_NAMED || type == TYPE_VARIABLES;
+}
+
 static bool add_type(struct buffer *to, enum setting_id id)
 {
     enum setting_type type = SETTINGS[id].type;
     size_t count;
     const char *const *choices = setting_choices(type, &count);
-    if (type == TYPE_LIST)
-        return buffer_add(to, TEXT("list of: ")) && add_type(to, setting_item(id));
-    if (type == TYPE_NAMED || type == TYPE_VARIABLES)
-        return buffer_add(to, TEXT("by name: ")) && add_type(to, setting_item(id));
     bool fits = buffer_add(to, text_of(choices != NULL ? "" : setting_type_name(type)));
     for (size_t i = 0; choices != NULL && i < count; i++)
         fits = fits && buffer_format(to, "%s`%s`", i > 0 ? ", " : "", choices[i]);
@@ -67,7 +68,7 @@ static void range_text(const struct setting *setting, struct builder *to)
                        value_duration_text(setting->maximum, most));
     else if (setting->type == TYPE_INTEGER)
         builder_format(to, "%lld to %lld", (long long) setting->minimum, (long long) setting->maximum);
-    else if (setting->type == TYPE_LIST || setting->type == TYPE_NAMED || setting->type == TYPE_VARIABLES)
+    else if (is_list(setting->type))
         builder_format(to, "%lld to %lld entries", (long long) setting->minimum, (long long) setting->maximum);
 }
 
@@ -80,11 +81,19 @@ static bool add_row(struct buffer *to, enum setting_id id)
     range_text(setting, &range);
     const char *tick = setting->default_text != NULL ? "`" : "";
     const char *shown = setting->default_text != NULL ? setting->default_text : "";
-    bool fits = buffer_format(to, "| `%s` | ", setting_name(id)) && add_type(to, id);
+    bool fits = buffer_format(to, "| `%s` | ", setting->path) && add_type(to, id);
     fits = fits && buffer_format(to, " | %s%s%s%s | %s | ", tick, shown, tick,
                                  (setting->flags & SETTING_REQUIRED) != 0 ? "*required*" : "", builder_string(&range));
     fits = fits && add_cell(to, setting->doc);
     return fits && buffer_format(to, "%s |\n", (setting->flags & SETTING_RESTART) != 0 ? " *restart*" : "");
+}
+
+/* Entries that are maps have a section of their own. */
+static bool add_row_and_entries(struct buffer *to, enum setting_id id)
+{
+    if (!add_row(to, id))
+        return false;
+    return !is_list(SETTINGS[id].type) || is_section(setting_item(id)) || add_row(to, setting_item(id));
 }
 
 static bool add_section(struct buffer *to, enum setting_id id)
@@ -96,7 +105,7 @@ static bool add_section(struct buffer *to, enum setting_id id)
     fits = fits && buffer_add(to, TEXT("| setting | type | default | range | meaning |\n|---|---|---|---|---|\n"));
     for (enum setting_id child = id + 1; fits && child < SETTING_COUNT; child++) {
         if (setting_child(id, text_of(setting_name(child))) == child)
-            fits = add_row(to, child);
+            fits = add_row_and_entries(to, child);
     }
     return fits;
 }
