@@ -146,6 +146,14 @@ const char *command_config_file(const char *name, const char *given)
     return found;
 }
 
+void command_print_problems(const struct problem_list *problems)
+{
+    struct text text = buffer_text(&problems->text);
+    if (text.length > 0) { /* an empty buffer has no memory, which fwrite may not be given */
+        fwrite(text.at, 1, text.length, stderr);
+    }
+}
+
 const struct policy *command_load(const char *name, const char *file)
 {
     struct problem_list problems;
@@ -154,8 +162,7 @@ const struct policy *command_load(const char *name, const char *file)
     const struct policy *policy = bundle == NULL ? NULL : policy_load(bundle, LOAD_CHECK, &problems);
     bundle_destroy(&bundle);
     if (policy == NULL) {
-        struct text text = buffer_text(&problems.text);
-        fwrite(text.at, 1, text.length, stderr);
+        command_print_problems(&problems);
         command_fail(name, "%s has errors", file);
     }
     problem_list_finish(&problems);

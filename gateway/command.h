@@ -68,6 +68,8 @@ __attribute__((format(printf, 2, 3))) int command_fail(const char *name, const c
 /* The configuration file to use: @given, or else the first default that exists. NULL when there is none: said on
  * standard error. Valid for ever. */
 const char *command_config_file(const char *name, const char *given);
+/* All their lines, to standard error. */
+void command_print_problems(const struct problem_list *problems);
 /* Load @file statically (LOAD_CHECK), with one reference that the caller drops. NULL when it has errors, which were
  * printed to standard error; warnings are not. */
 const struct policy *command_load(const char *name, const char *file);

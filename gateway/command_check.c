@@ -32,8 +32,7 @@ static void print_text(const char *file, const struct policy *policy, const stru
         builder_add_string(&line, ", ");
         add_count(&line, (size_t) problems->warnings, "warning");
     }
-    struct text text = buffer_text(&problems->text);
-    fwrite(text.at, 1, text.length, stderr);
+    command_print_problems(problems);
     fprintf(policy != NULL ? stdout : stderr, "%s: %s\n", file, builder_string(&line));
 }
 
