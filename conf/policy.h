@@ -15,6 +15,28 @@ enum endpoint { ENDPOINT_COMPLETIONS, ENDPOINT_CHAT, ENDPOINT_EMBEDDINGS, ENDPOI
 /* "completions", "chat", "embeddings", "models": as in `scopes: {endpoints: […]}`, logs and metrics. */
 extern const char *const ENDPOINT_NAMES[ENDPOINT_COUNT];
 
+/* What happens to a stream whose token limit runs out while it runs. */
+enum on_exceed {
+    ON_EXCEED_SOFT, /* it goes on: what exceeds is debt, and the next requests wait */
+    ON_EXCEED_HARD, /* cannot happen: the whole cap is reserved before */
+    ON_EXCEED_CUT,  /* it is ended with finish_reason "length" */
+    ON_EXCEED_COUNT
+};
+extern const char *const ON_EXCEED_NAMES[ON_EXCEED_COUNT]; /* "soft", "hard", "cut" */
+
+/* One level's limits: its own buckets. 0 = not limited. */
+struct limits {
+    int64_t requests_per_minute;
+    int64_t tokens_per_minute;
+    int64_t concurrent_requests;
+    int64_t request_burst; /* `burst: {requests, tokens}`: the buckets' capacity; 0 = one minute's worth */
+    int64_t token_burst;
+    bool strict_window;    /* no 60 s window exceeds the limit: the rest after the burst flows back, (limit - burst) a minute;
+                              the burst is then a tenth unless given */
+    enum on_exceed on_exceed;
+    const char *origin; /* "file:line:col" of the `limits` map, "" when there is none */
+};
+
 /* What a tenant or key may use. A part that was not written allows everything. */
 struct scopes {
     bool models_limited;
@@ -73,6 +95,7 @@ struct model {
     int64_t start_timeout_ms; /* a spawned engine not READY by then is stopped and started again */
     size_t engine_count;
     const struct engine *engines;
+    struct limits limits; /* of everybody's requests for it */
     int64_t created_wall_s; /* when the model first appeared in a load of this process: `created` in /v1/models */
 };
 
@@ -84,12 +107,22 @@ struct key {
     wall_ms expires_wall_ms; /* 0 = never */
     bool disabled;
     struct scopes scopes;
+    struct limits limits; /* presets of `defaults.key.limits` filled in where the key gives none itself */
+};
+
+/* `tenants.<name>.models.<model>`: one tenant's share of one model. */
+struct tenant_model {
+    const char *model; /* canonical */
+    struct limits limits;
 };
 
 struct tenant {
     const char *name;
     bool disabled;
     struct scopes scopes;
+    struct limits limits; /* presets of `defaults.tenant.limits` filled in as above */
+    size_t model_count;
+    const struct tenant_model *models;
 };
 
 /* What runtime_dir may have, so that "/" and a socket's name of up to 23 bytes still fit into a socket's path. */
@@ -122,6 +155,7 @@ struct policy {
     const struct tenant *tenants; /* sorted by name */
     size_t key_count;
     const struct key *keys; /* sorted by sha256 */
+    struct limits user_limits; /* `defaults.user.limits`: of each (tenant, user) */
     wall_ms loaded_wall_ms;
     uint8_t sha256[32]; /* of the bundle it was loaded from */
 };
