@@ -125,8 +125,8 @@ static void end_at_once(struct master *master)
 
 /* ---- signals ---- */
 
-/* One dead process. It is still a zombie, so its pid and group cannot mean anybody else. */
-static void reap_one(struct master *master, int pid)
+/* One dead process. It is still a zombie, so its pid and group cannot mean anybody else. False when it stays one. */
+static bool reap_one(struct master *master, int pid)
 {
     struct child *child = child_of_pid(master, pid);
     bool is_gateway = pid == master->gateway.pid;
@@ -134,21 +134,21 @@ static void reap_one(struct master *master, int pid)
         kill(-pid, SIGKILL); /* what is left of its group */
     int wait_status = 0;
     if (waitpid(pid, &wait_status, 0) != pid)
-        return;
+        return false;
     if (child != NULL)
         child_exited(child, wait_status);
     if (is_gateway)
         gateway_died(master, wait_status);
+    return true;
 }
 
 static void reap(struct master *master)
 {
-    for (;;) {
-        siginfo_t dead = {0};
-        if (waitid(P_ALL, 0, &dead, WEXITED | WNOHANG | WNOWAIT) != 0 || dead.si_pid == 0)
-            break;
-        reap_one(master, dead.si_pid);
-    }
+    siginfo_t dead;
+    do {
+        dead = (siginfo_t){0};
+    } while (waitid(P_ALL, 0, &dead, WEXITED | WNOHANG | WNOWAIT) == 0 && dead.si_pid != 0 &&
+             reap_one(master, dead.si_pid));
     if (clock_mono_ms() < master->orphans_until)
         orphans_kill(master);
     stage_advance(master);

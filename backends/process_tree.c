@@ -105,7 +105,9 @@ static void kill_if_belongs(void *owner, const struct process_facts *facts)
 void process_tree_kill(int ancestor)
 {
     ENSURE(ancestor > 1);
-    /* Descendants first: while the ancestor lives they can still be told from strangers. */
+    /* Descendants first: while the ancestor lives they can still be told from strangers. Stopped, it cannot put others
+     * in their place, nor end by itself and have its death taken for a good one. */
+    kill(-ancestor, SIGSTOP);
     process_each(kill_if_belongs, &ancestor);
     kill(-ancestor, SIGKILL);
     kill(ancestor, SIGKILL);

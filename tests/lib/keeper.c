@@ -1,5 +1,6 @@
 #include "tests/lib/keeper.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -97,9 +98,12 @@ static _Noreturn void be_master(const struct keeper *keeper, const char *executa
 {
     prctl(PR_SET_PDEATHSIG, (unsigned long) SIGKILL); /* a failing test leaves nothing */
     close(keeper->listener);
-    /* As some shells leave them. */
+    /* As some shells leave them: ignored signals, a secret, a descriptor that survives exec. */
     signal(SIGCHLD, SIG_IGN);
     signal(SIGINT, SIG_IGN);
+    setenv("TEST_SECRET", "not for children", 1);
+    if (open("/dev/null", O_RDONLY) < 0)
+        _exit(EXIT_FAILURE);
     const char *const arguments[] = {executable, role, behaviour, keeper->path, NULL};
     const struct master_options options = {.executable = executable, .arguments = arguments, .drain_ms = drain_ms};
     _exit(master_run(&options));
