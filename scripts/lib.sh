@@ -77,7 +77,7 @@ need_venv() {
         "$(system_python)" -m venv "$1" || die "could not make a Python environment in $1"
     }
     "$1/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar on --require-hashes -r "$2" >&2 || {
-        die "could not fetch the Python packages of $2: is there a network? Nothing was changed; run the same command again to go on."
+        die "could not fetch the Python packages of $2: is there a network? Run the same command again to go on."
     }
     printf '%s\n' "$wanted" >"$stamp"
 }

@@ -51,11 +51,11 @@ address_of() {
 }
 
 stop() {
-    trap '' INT TERM HUP
-    [ -t 1 ] && echo
+    set +e # the terminal may be gone, and writing to it an error: go on
+    kill -TERM "$gateway" 2>/dev/null
+    trap 'kill -TERM "$gateway" 2>/dev/null' INT TERM
+    trap '' HUP
     say 'stopping (again Ctrl-C: at once)'
-    kill -TERM "$gateway" 2>/dev/null || :
-    trap 'kill -TERM "$gateway" 2>/dev/null || :' INT TERM HUP
     wait_for_gateway
     exit "$status"
 }
@@ -114,7 +114,7 @@ for chunk in stream:
     print(chunk.choices[0].text, end="", flush=True)
 print()
 
-JavaScript (npm install openai), demo.mjs, started with node demo.mjs:
+JavaScript (Node 22 or newer, npm install openai), demo.mjs, started with node demo.mjs:
 
 import OpenAI from "openai";
 
