@@ -9,10 +9,17 @@
 static _Atomic long fault_countdown = -1;
 /* Allocations asked for so far. */
 static _Atomic unsigned long fault_calls;
+/* Called once by the next allocation: what another thread might do just then. */
+static void (*fault_meanwhile)(void);
 
 static inline bool fault_now(void)
 {
     fault_calls++;
+    void (*meanwhile)(void) = fault_meanwhile;
+    if (meanwhile != NULL) {
+        fault_meanwhile = NULL;
+        meanwhile();
+    }
     if (fault_countdown > 0)
         fault_countdown--;
     else if (fault_countdown == 0)

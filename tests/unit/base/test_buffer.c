@@ -35,6 +35,21 @@ static void the_limit_is_exact(void **state)
     buffer_finish(&buffer);
 }
 
+/* vsnprintf writes a NUL behind the content, also when that fills a power of two (the address sanitizer watches). */
+static void formatted_text_of_any_length_has_room_for_its_nul(void **state)
+{
+    (void) state;
+    for (int length = 1; length <= 1100; length++) {
+        struct buffer buffer;
+        buffer_init(&buffer, 5000);
+        assert_true(buffer_format(&buffer, "%*d", length, 7));
+        assert_int_equal(buffer_length(&buffer), length);
+        assert_int_equal(buffer_text(&buffer).at[length - 1], '7');
+        assert_true(buffer.capacity > (size_t) length);
+        buffer_finish(&buffer);
+    }
+}
+
 static void the_largest_limit_does_not_wrap(void **state)
 {
     (void) state;
@@ -115,9 +130,13 @@ int main(void)
 {
     unit_random_seed();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_empty_buffer_has_no_memory),   cmocka_unit_test(the_limit_is_exact),
-        cmocka_unit_test(the_largest_limit_does_not_wrap), cmocka_unit_test(any_adds_and_consumes_keep_the_order),
-        cmocka_unit_test(clearing_keeps_the_memory),       cmocka_unit_test(without_memory_nothing_changes),
+        cmocka_unit_test(an_empty_buffer_has_no_memory),
+        cmocka_unit_test(the_limit_is_exact),
+        cmocka_unit_test(formatted_text_of_any_length_has_room_for_its_nul),
+        cmocka_unit_test(the_largest_limit_does_not_wrap),
+        cmocka_unit_test(any_adds_and_consumes_keep_the_order),
+        cmocka_unit_test(clearing_keeps_the_memory),
+        cmocka_unit_test(without_memory_nothing_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

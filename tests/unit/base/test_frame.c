@@ -175,6 +175,8 @@ static void send_raw(const char *bytes, size_t length, const int *fds, size_t fd
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        if (header == NULL)
+            abort();
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
         header->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);

@@ -251,6 +251,18 @@ static void stopping_writes_out_what_waits(void **state)
     log_stop_writer();
 }
 
+/* Each line wakes the thread; none waits for the next one. */
+static void a_single_line_is_written_soon(void **state)
+{
+    (void) state;
+    assert_true(log_start_writer());
+    for (int i = 1; i <= 20; i++) {
+        log_event(LOG_INFO, "single", "%d", i);
+        read_until(i);
+    }
+    log_stop_writer();
+}
+
 enum { LINES_TOO_MANY = 4000 };
 
 /* Nobody reads: the callers go on, what finds no room is counted, and the count is told when there is room again. */
@@ -349,6 +361,7 @@ int main(void)
         LOG_TEST(a_line_that_is_too_long_is_cut_and_says_so),
         LOG_TEST(a_message_that_is_too_long_is_cut_and_says_so),
         LOG_TEST(stopping_writes_out_what_waits),
+        LOG_TEST(a_single_line_is_written_soon),
         LOG_TEST(a_full_ring_drops_and_tells),
         LOG_TEST(stopping_gives_up_on_a_stuck_reader),
         LOG_TEST(lines_of_many_threads_stay_whole),

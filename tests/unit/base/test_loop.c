@@ -547,6 +547,25 @@ static void a_task_may_post_itself_for_the_next_turn(void **state)
     assert_int_equal(echo.ran, 3);
 }
 
+static void post_from_timer(struct loop_timer *timer)
+{
+    struct echo *echo = timer->owner;
+    loop_post(echo->loop, &echo->task);
+}
+
+/* The inbox is opened only after the turn's wait has seen its poster's call, so that the poster is done with the loop.
+ */
+static void a_task_waits_until_the_loop_was_woken_for_it(void **state)
+{
+    struct echo echo = {.task = {.run = post_again, .owner = &echo}, .loop = *state, .ran = 2};
+    struct loop_timer timer = {.fire = post_from_timer, .owner = &echo};
+    loop_timer_set(*state, &timer, 0);
+    loop_run_once(*state, -1);
+    assert_int_equal(echo.ran, 2);
+    loop_run_once(*state, -1);
+    assert_int_equal(echo.ran, 3);
+}
+
 /* Memory */
 
 static void events_allocate_nothing(void **state)
@@ -604,6 +623,7 @@ int main(void)
         LOOP_TEST(tasks_of_many_threads_arrive_once_and_in_order),
         LOOP_TEST(a_loop_may_end_with_its_last_task),
         LOOP_TEST(a_task_may_post_itself_for_the_next_turn),
+        LOOP_TEST(a_task_waits_until_the_loop_was_woken_for_it),
         LOOP_TEST(events_allocate_nothing),
         LOOP_TEST(without_memory_there_is_no_loop),
     };

@@ -156,7 +156,7 @@ static void *race(void *unused)
 {
     (void) unused;
     for (int i = 0; i < ROUNDS; i++) {
-        char model[16];
+        char model[24];
         snprintf(model, sizeof(model), "raced-%d", i % RACED_SERIES);
         metric_count(METRIC_ENGINE_RESTARTS, model, "e");
         metric_observe_us(metric_series(METRIC_QUEUE_WAIT_SECONDS, VALUES(model)), i);
@@ -182,12 +182,56 @@ static void threads_that_race_count_everything_once(void **state)
         pthread_join(threads[i], NULL);
     int64_t total = 0;
     for (int i = 0; i < RACED_SERIES; i++) {
-        char model[16];
+        char model[24];
         snprintf(model, sizeof(model), "raced-%d", i);
         total += metric_value(metric_series(METRIC_ENGINE_RESTARTS, VALUES(model, "e")));
     }
     assert_int_equal(total, THREADS * ROUNDS);
     assert_int_equal(atomic_load(&series_count), count_before + 2 * RACED_SERIES);
+}
+
+static struct metric_series *made_meanwhile;
+
+static void make_the_same_series(void)
+{
+    made_meanwhile = metric_series(METRIC_CONNECTIONS_REFUSED, VALUES("same"));
+}
+
+static void who_loses_the_race_gets_the_winner(void **state)
+{
+    (void) state;
+    int count_before = atomic_load(&series_count);
+    fault_meanwhile = make_the_same_series;
+    struct metric_series *series = metric_series(METRIC_CONNECTIONS_REFUSED, VALUES("same"));
+    assert_non_null(made_meanwhile);
+    assert_ptr_equal(series, made_meanwhile);
+    assert_int_equal(atomic_load(&series_count), count_before + 1);
+}
+
+static void make_a_series_of_the_same_slot(void)
+{
+    struct label_values joined;
+    join_values(METRIC_CONNECTIONS_REFUSED, VALUES("mine"), &joined);
+    size_t slot = hash_of(METRIC_CONNECTIONS_REFUSED, &joined) & (TABLE_SLOTS - 1);
+    char reason[16];
+    for (unsigned i = 0;; i++) {
+        snprintf(reason, sizeof(reason), "%u", i);
+        join_values(METRIC_CONNECTIONS_REFUSED, VALUES(reason), &joined);
+        if ((hash_of(METRIC_CONNECTIONS_REFUSED, &joined) & (TABLE_SLOTS - 1)) == slot)
+            break;
+    }
+    made_meanwhile = metric_series(METRIC_CONNECTIONS_REFUSED, VALUES(reason));
+}
+
+static void who_loses_his_slot_takes_the_next_one(void **state)
+{
+    (void) state;
+    int count_before = atomic_load(&series_count);
+    fault_meanwhile = make_a_series_of_the_same_slot;
+    struct metric_series *series = metric_series(METRIC_CONNECTIONS_REFUSED, VALUES("mine"));
+    assert_ptr_not_equal(series, made_meanwhile);
+    assert_ptr_equal(metric_series(METRIC_CONNECTIONS_REFUSED, VALUES("mine")), series);
+    assert_int_equal(atomic_load(&series_count), count_before + 2);
 }
 
 static void without_memory_the_other_series_counts(void **state)
@@ -272,6 +316,8 @@ int main(void)
         cmocka_unit_test(bucket_bounds_rise_and_end),
         cmocka_unit_test(a_full_buffer_is_told),
         cmocka_unit_test(threads_that_race_count_everything_once),
+        cmocka_unit_test(who_loses_the_race_gets_the_winner),
+        cmocka_unit_test(who_loses_his_slot_takes_the_next_one),
         cmocka_unit_test(without_memory_the_other_series_counts),
         cmocka_unit_test(promtool_accepts_all_families),
         cmocka_unit_test(when_the_table_is_full_the_other_series_counts),
