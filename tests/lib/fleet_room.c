@@ -36,14 +36,14 @@ static void answer_as_llamacpp(void *owner, const struct http_stub_request *requ
     }
 }
 
-void stub_engine_start(struct stub_engine *engine, const char *socket_path)
+void stub_engine_start(struct stub_engine *engine, const char *address)
 {
     if (engine->model == NULL)
         engine->model = "m";
     if (engine->slots == 0)
         engine->slots = 2;
     engine->health = 200;
-    engine->stub = http_stub_start(socket_path, answer_as_llamacpp, engine);
+    engine->stub = http_stub_start(address, answer_as_llamacpp, engine);
 }
 
 void stub_engine_stop(struct stub_engine *engine)

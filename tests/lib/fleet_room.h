@@ -25,7 +25,8 @@ struct stub_engine {
     char last_authorization[256];
 };
 
-void stub_engine_start(struct stub_engine *engine, const char *socket_path);
+/* @address as for http_stub_start. */
+void stub_engine_start(struct stub_engine *engine, const char *address);
 void stub_engine_stop(struct stub_engine *engine);
 
 /* One model "m" whose engines are changed in place before fleet_room_apply. */

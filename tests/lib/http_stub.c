@@ -159,9 +159,10 @@ static void *accept_all(void *argument)
     }
 }
 
-static void listen_tcp(struct http_stub *stub)
+static void listen_tcp(struct http_stub *stub, int port)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t) port)};
     socklen_t length = sizeof(address);
     stub->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(stub->listener, (struct sockaddr *) &address, length), 0);
@@ -179,17 +180,17 @@ static void listen_unix(struct http_stub *stub, const char *socket_path)
     snprintf(stub->url, sizeof(stub->url), "http://localhost");
 }
 
-struct http_stub *http_stub_start(const char *socket_path, http_stub_handler *handler, void *owner)
+struct http_stub *http_stub_start(const char *address, http_stub_handler *handler, void *owner)
 {
     struct http_stub *stub = calloc(1, sizeof(*stub));
     assert_non_null(stub);
     stub->handler = handler;
     stub->owner = owner;
     pthread_mutex_init(&stub->lock, NULL);
-    if (socket_path != NULL)
-        listen_unix(stub, socket_path);
+    if (address != NULL && address[0] != ':')
+        listen_unix(stub, address);
     else
-        listen_tcp(stub);
+        listen_tcp(stub, address != NULL ? atoi(address + 1) : 0);
     assert_int_equal(listen(stub->listener, LISTEN_BACKLOG), 0);
     assert_int_equal(pthread_create(&stub->acceptor, NULL, accept_all, stub), 0);
     return stub;

@@ -28,8 +28,9 @@ struct http_stub_answer {
 /* Called on a thread of the connection; @answer is a 200 with "{}" until changed. */
 typedef void http_stub_handler(void *owner, const struct http_stub_request *request, struct http_stub_answer *answer);
 
-/* @socket_path NULL = 127.0.0.1. Fails the test when it cannot listen. */
-struct http_stub *http_stub_start(const char *socket_path, http_stub_handler *handler, void *owner);
+/* @address: NULL = any port of 127.0.0.1, ":8123" = that one, else the path of a unix socket. Fails the test when it
+ * cannot listen. */
+struct http_stub *http_stub_start(const char *address, http_stub_handler *handler, void *owner);
 /* Ends every connection and joins all threads. NULLs. */
 void http_stub_stop(struct http_stub **stub);
 int http_stub_port(const struct http_stub *stub);
