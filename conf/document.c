@@ -300,10 +300,12 @@ struct node *document_parse(const char *file, struct text bytes, struct arena *a
         problem_error(problems, (struct place){file, 1, 1}, "out of memory");
         return NULL;
     }
-    /* Set, not guessed: libyaml would take UTF-16 as well. */
+    /* Set, not guessed: libyaml would take UTF-16 as well. It then leaves the byte order mark to us. */
     yaml_parser_set_encoding(&reading.parser, YAML_UTF8_ENCODING);
-    const char *input = bytes.at != NULL ? bytes.at : "";
-    yaml_parser_set_input_string(&reading.parser, (const unsigned char *) input, bytes.length);
+    if (text_starts_with(bytes, TEXT("\xef\xbb\xbf")))
+        reading.bytes = (struct text){bytes.at + 3, bytes.length - 3};
+    const char *input = bytes.length > 0 ? reading.bytes.at : "";
+    yaml_parser_set_input_string(&reading.parser, (const unsigned char *) input, reading.bytes.length);
     read_events(&reading);
     yaml_parser_delete(&reading.parser);
     if (!reading.finished)

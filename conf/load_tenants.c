@@ -60,8 +60,13 @@ static void add_tenant_file(struct tenants_loading *tenants, const struct bundle
         return;
     }
     struct node *map = document_parse(file->path, file->bytes, &loading->documents, loading->problems);
-    if (map == NULL)
+    if (map == NULL) {
+        /* The tenant is there all the same: its lines in the keys file are not to blame. */
+        map = arena_take(&loading->documents, sizeof(*map));
+        if (map != NULL)
+            add_source(tenants, name, map, start);
         return;
+    }
     map->key = name;
     struct schema_context context = {loading->mode, &loading->documents, loading->problems};
     schema_check(&context, SETTING_TENANT, map);
