@@ -1,0 +1,40 @@
+/* Journals read back: iteration for shippers and people, and what a dead writer left open. */
+#ifndef BILLING_RECOVER_H
+#define BILLING_RECOVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "billing/record.h"
+
+/* Where a reader stands in a writer's directory. A plain value: can be kept and continued from. */
+struct journal_position {
+    uint32_t segment; /* number of the segment file */
+    uint64_t offset;
+    uint64_t sequence; /* of the last record read; 0 = none */
+};
+
+/* Reads one writer's records in order, also while it is written. */
+struct journal_reader;
+struct journal_reader *journal_reader_create(const char *writer_directory, const struct journal_position *from);
+void journal_reader_destroy(struct journal_reader **reader);
+enum journal_read { JOURNAL_RECORD, JOURNAL_NO_MORE_YET, JOURNAL_DAMAGED };
+/* The record's texts are valid until the next call. DAMAGED: a torn record that is not the last thing in the last
+ * segment, or a gap in the sequence. */
+enum journal_read journal_read_next(struct journal_reader *reader, struct record *ret);
+struct journal_position journal_reader_position(const struct journal_reader *reader);
+
+/* Finish a dead writer's journal: cut the torn tail, append a CLOSE (END_CRASH) for each OPEN without one — output and
+ * time of the last PROGRESS, input as estimated; 0 and 0 when there was no PROGRESS — and the SEAL of its last epoch.
+ * Repeating it changes nothing. False with errno. */
+struct recovery {
+    uint64_t records, crashed_requests;
+    uint64_t torn_bytes;
+};
+bool journal_recover(const char *writer_directory, bool bill_crash, struct recovery *ret);
+/* The writer's journal ends with a SEAL after which nothing can come (recovered, or closed in order). */
+bool journal_is_finished(const char *writer_directory);
+
+#endif
