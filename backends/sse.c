@@ -123,7 +123,6 @@ static size_t scan_event(struct sse_parser *parser, struct text bytes, bool *ret
             continue;
         *ret_ended = true;
         parser->_line = LINE_EMPTY;
-        parser->_line_end = END_NONE;
         /* After the CR of an empty line anything but LF is the next event's. */
         return closing && c != '\n' ? i : i + 1;
     }

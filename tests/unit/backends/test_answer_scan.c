@@ -79,6 +79,7 @@ static const struct usage_example usage_examples[] = {
     {"{\"usage_and_what_makes_the_name_longer_than_ours\":{\"prompt_tokens\":1}}", {false, 0, 0, 0}},
     /* escaped names are the same names */
     {"{\"\\u0075sa\\u0067e\":{\"pr\\u006fmpt_tokens\":4,\"completion\\u005Ftokens\":2}}", {true, 4, 0, 2}},
+    {"{\"usag\\u0165\":{\"prompt_tokens\":4}}", {false, 0, 0, 0}}, /* its low byte is an e */
     /* llama.cpp's timings: all three or nothing, and usage goes before */
     {"{\"timings\":{\"cache_n\":4,\"prompt_n\":3,\"predicted_n\":9,\"prompt_ms\":1.5}}", {true, 7, 4, 9}},
     {"{\"timings\":{\"prompt_n\":3,\"predicted_n\":9}}", {false, 0, 0, 0}},
@@ -107,6 +108,18 @@ static void usage_is_found_where_engines_put_it(void **state)
                      (long long) found.input_tokens, (long long) found.cached_input_tokens,
                      (long long) found.output_tokens, scan.broken);
     }
+}
+
+static void of_two_members_the_last_is_meant(void **state)
+{
+    (void) state;
+    struct answer_scan scan = scan_of("{\"usage\":null,\"usage\":{\"prompt_tokens\":1}}");
+    assert_false(scan.usage_is_null);
+    assert_int_equal(scan.usage_member_begin, 14);
+    scan = scan_of("{\"usage\":{\"prompt_tokens\":1},\"usage\": null");
+    assert_true(scan.usage_is_null);
+    scan = scan_of("{\"usage\":null,\"usage\":");
+    assert_int_equal(scan.usage_member_end, 0);
 }
 
 struct choice_example {
@@ -336,13 +349,10 @@ int main(void)
 {
     unit_random_seed();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(usage_is_found_where_engines_put_it),
-        cmocka_unit_test(choices_say_what_was_generated),
-        cmocka_unit_test(errors_are_noticed),
-        cmocka_unit_test(what_is_not_json_breaks_the_scan),
-        cmocka_unit_test(nesting_is_bounded),
-        cmocka_unit_test(findings_do_not_depend_on_the_cut),
-        cmocka_unit_test(the_member_can_be_cut_from_any_place),
+        cmocka_unit_test(usage_is_found_where_engines_put_it), cmocka_unit_test(of_two_members_the_last_is_meant),
+        cmocka_unit_test(choices_say_what_was_generated),      cmocka_unit_test(errors_are_noticed),
+        cmocka_unit_test(what_is_not_json_breaks_the_scan),    cmocka_unit_test(nesting_is_bounded),
+        cmocka_unit_test(findings_do_not_depend_on_the_cut),   cmocka_unit_test(the_member_can_be_cut_from_any_place),
         cmocka_unit_test(a_huge_body_is_scanned_as_it_passes),
     };
     return cmocka_run_group_tests_name("answer_scan", tests, NULL, NULL);

@@ -102,6 +102,7 @@ static const struct example examples[] = {
     {"\xEF\xBB", "", true},
     {"data: a\n\ndata: b\n", "[a]{data: a\n\n}", true},
     {"data: a", "", true},
+    {"data: a\r\n\r\n\rdata: b\r\n\r\n", "[a]{data: a\r\n\r\n}[b]{data: b\r\n\r\n}", false},
     {"data: a\n\r\n", "[a]{data: a\n\r}", false},
     {"data: a\r\n\ndata: b\n\n", "[a]{data: a\r\n\n}[b]{data: b\n\n}", false},
     {"data: a\r\n\rdata: b\n\n", "[a]{data: a\r\n\r}[b]{data: b\n\n}", false},

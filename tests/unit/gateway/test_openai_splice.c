@@ -127,6 +127,10 @@ static void a_stream_always_asks_for_usage(void **state)
     }
     assert_spliced(ENDPOINT_COMPLETIONS, "{\"model\":\"m\",\"prompt\":\"\",\"stream\":true}", &plain,
                    "{\"stream_options\":{\"include_usage\":true},\"model\":\"m\",\"prompt\":\"\",\"stream\":true}");
+    assert_spliced(
+        ENDPOINT_COMPLETIONS, "{\"model\":\"m\",\"prompt\":\"\",\"stream\":true}", &rewrite_16,
+        "{\"max_tokens\":16,\"stream_options\":{\"include_usage\":true},\"model\":\"engine\",\"prompt\":\"\","
+        "\"stream\":true}");
     assert_spliced(ENDPOINT_COMPLETIONS, "{\"model\":\"m\",\"prompt\":\"\",\"stream\":false,\"stream_options\":null}",
                    &plain, "{\"model\":\"m\",\"prompt\":\"\",\"stream\":false,\"stream_options\":null}");
 }
