@@ -5,7 +5,6 @@
 
 #include "backends/children.h"
 #include "backends/fleet_private.h"
-#include "backends/spawn.h"
 #include "backends/upkeep.h"
 #include "base/fetch.h"
 #include "base/log.h"
@@ -219,15 +218,6 @@ static const struct children_events CHILDREN_EVENTS = {
 
 /* ---- life ---- */
 
-double fleet_random(struct fleet *fleet)
-{
-    /* Xorshift64: jitter only. */
-    fleet->random_state ^= fleet->random_state << 13;
-    fleet->random_state ^= fleet->random_state >> 7;
-    fleet->random_state ^= fleet->random_state << 17;
-    return (double) (fleet->random_state >> 11) * 0x1p-53;
-}
-
 struct fleet *fleet_create(struct loop *control, struct children *children)
 {
     struct fleet *fleet = calloc(1, sizeof(*fleet));
@@ -242,7 +232,7 @@ struct fleet *fleet_create(struct loop *control, struct children *children)
     fleet->control = control;
     fleet->children = children;
     pthread_rwlock_init(&fleet->lines_lock, NULL);
-    fleet->random_state = (uint64_t) clock_mono_us() | 1;
+    fleet->random_state = (uint64_t) clock_mono_us();
     fleet->sweep_task = (struct loop_task){.run = on_sweep_task, .owner = fleet};
     fleet->sweep_timer = (struct loop_timer){.fire = on_sweep_timer, .owner = fleet};
     if (children != NULL)

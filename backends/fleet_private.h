@@ -29,9 +29,9 @@ struct fleet {
     struct loop_timer sweep_timer;
 
     /* -- control thread only -- */
-    char *runtime_dir; /* of the policy applied last */
-    bool applied;      /* fleet_apply was called */
-    uint64_t random_state;
+    char *runtime_dir;     /* of the policy applied last */
+    bool applied;          /* fleet_apply was called */
+    uint64_t random_state; /* backends/random.h */
 };
 
 /* The line of @model, locked; NULL when there is none. Any thread. */
@@ -43,7 +43,5 @@ void fleet_want_sweep(struct fleet *fleet);
 /* Control thread: the instance is leaving and its process has ended. Frees it unless leases are held, and starts who
  * waited for its name. True when it is gone. */
 bool fleet_let_go(struct fleet *fleet, struct instance *instance);
-/* Control thread: uniform in [0, 1). */
-double fleet_random(struct fleet *fleet);
 
 #endif

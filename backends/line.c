@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/random.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/panic.h"
@@ -48,16 +49,6 @@ void line_configure(struct line *line, const struct model *model)
     line->queue.length_max = model->queue_length;
     line->queue_wait_ms = model->queue_wait_ms;
     pthread_mutex_unlock(&line->lock);
-}
-
-/* SplitMix64. */
-uint64_t line_random(struct line *line)
-{
-    uint64_t mixed = line->random_state += UINT64_C(0x9e3779b97f4a7c15);
-
-    mixed = (mixed ^ (mixed >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    mixed = (mixed ^ (mixed >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return mixed ^ (mixed >> 31);
 }
 
 /* ---- instances ---- */
@@ -195,7 +186,7 @@ static bool take_slot(struct line *line, const char *except, struct lease *lease
     size_t picked;
 
     list_candidates(line, except, now);
-    picked = pick_least_loaded(line->candidates, line->count, line_random(line));
+    picked = pick_least_loaded(line->candidates, line->count, random_next(&line->random_state));
     if (picked == PICK_NONE)
         return false;
     instance = line->instances[picked];
@@ -416,7 +407,7 @@ void line_end(struct lease *lease, enum lease_outcome outcome)
     instance->in_flight--;
     metric_add(instance->metrics.in_flight, -1);
     end.may_open = another_takes_requests(line, instance, now);
-    end.random = (double) (line_random(line) >> 11) * 0x1p-53;
+    end.random = random_fraction(&line->random_state);
     if (breaker_end(&instance->breaker, &end, now))
         text_copy(opened, sizeof(opened), text_of(instance->name));
     hand_over(line);

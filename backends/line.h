@@ -75,7 +75,5 @@ enum lease_verdict line_take(struct line *line, const char *except, struct lease
 void line_abandon(struct ticket *ticket);
 /* Takes the lock. The lease is still the caller's memory. */
 void line_end(struct lease *lease, enum lease_outcome outcome);
-/* Uniform over 64 bits; with the lock held. */
-uint64_t line_random(struct line *line);
 
 #endif

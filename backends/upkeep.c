@@ -9,6 +9,7 @@
 #include "backends/fleet_private.h"
 #include "backends/probe.h"
 #include "backends/process_tree.h"
+#include "backends/random.h"
 #include "backends/spawn.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -42,7 +43,7 @@ static void give_back(struct instance *instance, int status, const char *evidenc
 {
     int64_t ready_ms = instance->ready_since < 0 ? -1 : now_ms() - instance->ready_since;
     struct backoff_decision next =
-        backoff_exited(&instance->backoff, now_ms(), status, ready_ms, fleet_random(instance->fleet));
+        backoff_exited(&instance->backoff, now_ms(), status, ready_ms, random_fraction(&instance->fleet->random_state));
 
     instance->ready_since = -1;
     upkeep_abandon(instance);
@@ -137,7 +138,7 @@ static void restart(struct instance *instance, const char *evidence)
     else
         text_copy(instance->evidence, sizeof(instance->evidence), text_of(copy));
     set_timer(instance, &instance->probe_timer,
-              UPKEEP_REMOTE_RETRY_MS_MIN + (int64_t) (fleet_random(instance->fleet) *
+              UPKEEP_REMOTE_RETRY_MS_MIN + (int64_t) (random_fraction(&instance->fleet->random_state) *
                                                       (UPKEEP_REMOTE_RETRY_MS_MAX - UPKEEP_REMOTE_RETRY_MS_MIN)));
 }
 
