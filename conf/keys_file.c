@@ -167,19 +167,28 @@ static bool append_locked(int fd, struct text line)
     return written >= 0 && fsync(fd) == 0;
 }
 
+/* A blank in a name would make other words of it. */
+static bool reads_back(struct text line, const struct keys_file_record *record)
+{
+    struct keys_file_record again;
+    const char *error;
+    size_t column;
+    return memchr(line.at, '\n', line.length) == NULL &&
+           keys_file_parse_line(line, &again, &error, &column) == KEYS_FILE_RECORD &&
+           text_equal(again.tenant, record->tenant) && text_equal(again.name, record->name) &&
+           text_equal(again.user, record->user) && text_equal(again.models, record->models) &&
+           text_equal(again.endpoints, record->endpoints) && again.disabled == record->disabled &&
+           again.expires_wall_ms == record->expires_wall_ms;
+}
+
 bool keys_file_append(const char *path, const struct keys_file_record *record)
 {
     char memory[KEYS_FILE_LINE_BYTES_MAX];
     struct builder line;
     builder_init(&line, memory, sizeof(memory));
     write_line(&line, record);
-    struct keys_file_record again;
-    const char *error;
-    size_t column;
     struct text text = builder_text(&line);
-    struct text bare = {text.at, text.length > 0 ? text.length - 1 : 0};
-    if (line.overflowed || memchr(bare.at, '\n', bare.length) != NULL ||
-        keys_file_parse_line(bare, &again, &error, &column) != KEYS_FILE_RECORD) {
+    if (line.overflowed || !reads_back((struct text){text.at, text.length - 1}, record)) {
         errno = EINVAL;
         return false;
     }

@@ -41,7 +41,8 @@ bool policy_may_replace(const struct policy *current, const struct policy *next,
     check_text(&check, SETTING_ADMIN_LISTEN, current->admin_listen.text, next->admin_listen.text);
     check_text(&check, SETTING_ADMIN_TOKEN_FILE, current->admin_token_file, next->admin_token_file);
     check_text(&check, SETTING_STATE_DIR, current->state_dir, next->state_dir);
-    check_text(&check, SETTING_RUNTIME_DIR, current->runtime_dir, next->runtime_dir);
+    if (check.allowed) /* its default depends on state_dir */
+        check_text(&check, SETTING_RUNTIME_DIR, current->runtime_dir, next->runtime_dir);
     check_text(&check, SETTING_WORKERS, number_text(current->workers, now), number_text(next->workers, wanted));
     return check.allowed;
 }
