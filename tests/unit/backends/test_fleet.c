@@ -1,9 +1,12 @@
 /* Leases of remote engines: taken, waited for, refused, given back. */
 #include "backends/fleet.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/random.h"
 #include "tests/lib/fleet_room.h"
 #include "tests/lib/unit.h"
 
@@ -285,92 +288,182 @@ static void test_retries_have_a_budget(void **state)
     assert_true(allowed >= 2 && allowed <= 5);
 }
 
-/* ---- reload ---- */
+/* ---- many threads ---- */
 
-static void test_reload_changes_in_place_what_may_change(void **state)
+enum { THREADS = 4, REQUESTS = 24, ROUNDS_PER_REQUEST = 40, SLOTS = 3 };
+
+struct crowd;
+
+/* One request of a worker's loop: takes, waits, gives back or gives up, again and again. */
+struct visitor {
+    struct crowd *crowd;
+    struct lease_waiter waiter;
+    struct loop_timer timer;
+    struct lease *lease;
+    int rounds_left;
+    bool waiting;
+    int taken, granted, refused, abandoned, full;
+};
+
+struct crowd {
+    struct fleet *fleet;
+    struct loop *loop;
+    pthread_t thread;
+    uint64_t random_state;
+    int running;
+    struct visitor visitors[REQUESTS];
+};
+
+/* Leases held of the engine behind each port. */
+static atomic_int held_of_port[65536];
+static atomic_int held_most;
+
+static atomic_int *held_of(const struct lease *lease)
 {
-    struct house *house = *state;
-    struct noted_waiter noted, waiter;
-    house->engines[0].slots = 1;
-    serve_with(house, 1);
-    assert_int_equal(noted_take(&house->room, &noted, NULL), LEASE_TAKEN);
-    assert_int_equal(noted_take(&house->room, &waiter, NULL), LEASE_WAITING);
-    house->room.engines[0].max_in_flight = 3;
-    house->room.models[0].timeouts.total_ms = 5;
-    fleet_room_apply(&house->room);
-    assert_int_equal(fleet_room_status(&house->room).ready, 1);
-    assert_int_equal(fleet_room_status(&house->room).slots, 3);
-    until_told(house, &waiter);
-    assert_int_equal(lease_target(noted.lease)->timeouts.total_ms, 60 * 1000);
-    assert_int_equal(lease_target(waiter.lease)->timeouts.total_ms, 5);
-    give_back(&noted, LEASE_OK);
-    give_back(&waiter, LEASE_OK);
+    return &held_of_port[atoi(strrchr(lease_target(lease)->base_url, ':') + 1)];
 }
 
-static void test_changed_engine_is_replaced_and_drains(void **state)
+static void note_held(const struct lease *lease)
 {
-    struct house *house = *state;
-    struct noted_waiter old, new;
-    serve_with(house, 1);
-    assert_int_equal(noted_take(&house->room, &old, NULL), LEASE_TAKEN);
-    house->room.engines[0].url = http_stub_url(house->engines[1].stub);
-    fleet_room_apply(&house->room);
-    assert_true(fleet_room_tells(&house->room, "DRAINING"));
-    assert_int_equal(noted_take(&house->room, &new, NULL), LEASE_WAITING);
-    until_told(house, &new);
-    assert_string_equal(lease_target(new.lease)->base_url, http_stub_url(house->engines[1].stub));
-    assert_string_equal(lease_target(old.lease)->base_url, http_stub_url(house->engines[0].stub));
-    give_back(&old, LEASE_OK);
-    give_back(&new, LEASE_OK);
-    fleet_room_run(&house->room, 600);
-    assert_false(fleet_room_tells(&house->room, "DRAINING"));
-    assert_false(fleet_room_tells(&house->room, http_stub_url(house->engines[0].stub)));
+    int held = ++*held_of(lease);
+    int most = held_most;
+    while (held > most && !atomic_compare_exchange_weak(&held_most, &most, held))
+        ;
 }
 
-static void test_reload_back_and_forth_keeps_the_draining_one(void **state)
+static void pause_visitor(struct visitor *visitor)
 {
-    struct house *house = *state;
-    struct noted_waiter noted, again;
-    const char *first = http_stub_url(house->engines[0].stub);
-    serve_with(house, 1);
-    int asked = house->engines[0].tokens_asked;
-    assert_int_equal(noted_take(&house->room, &noted, NULL), LEASE_TAKEN);
-    for (int i = 0; i < 5; i++) {
-        house->room.engines[0].url = http_stub_url(house->engines[1].stub);
-        fleet_room_apply(&house->room);
-        house->room.engines[0].url = first;
-        fleet_room_apply(&house->room);
-        assert_int_equal(fleet_room_status(&house->room).ready, 1);
+    mono_ms delay = (mono_ms) (random_next(&visitor->crowd->random_state) % 20);
+    loop_timer_set(visitor->crowd->loop, &visitor->timer, clock_mono_ms() + delay);
+}
+
+static void hold(struct visitor *visitor, struct lease *lease)
+{
+    note_held(lease);
+    visitor->lease = lease;
+    lease_progress(lease);
+    pause_visitor(visitor);
+}
+
+static void on_granted(struct lease_waiter *waiter, struct lease *lease)
+{
+    struct visitor *visitor = waiter->owner;
+    assert_true(visitor->waiting);
+    visitor->waiting = false;
+    visitor->granted++;
+    loop_timer_cancel(visitor->crowd->loop, &visitor->timer);
+    hold(visitor, lease);
+}
+
+static void on_refused(struct lease_waiter *waiter, enum lease_verdict why)
+{
+    struct visitor *visitor = waiter->owner;
+    assert_true(visitor->waiting);
+    assert_int_equal(why, LEASE_TIMED_OUT);
+    visitor->waiting = false;
+    visitor->refused++;
+    loop_timer_cancel(visitor->crowd->loop, &visitor->timer);
+    pause_visitor(visitor);
+}
+
+static void take(struct visitor *visitor)
+{
+    struct lease *lease = NULL;
+    if (visitor->rounds_left-- == 0) {
+        if (--visitor->crowd->running == 0)
+            loop_stop(visitor->crowd->loop);
+        return;
     }
-    assert_int_equal(noted_take(&house->room, &again, NULL), LEASE_TAKEN);
-    assert_string_equal(lease_target(again.lease)->base_url, first);
-    give_back(&noted, LEASE_OK);
-    give_back(&again, LEASE_OK);
-    fleet_room_run(&house->room, 600);
-    assert_int_equal(fleet_room_status(&house->room).instances, 1);
-    assert_int_equal(house->engines[0].tokens_asked, asked);
+    visitor->waiter = (struct lease_waiter){
+        .loop = visitor->crowd->loop, .granted = on_granted, .refused = on_refused, .owner = visitor};
+    enum lease_verdict verdict = lease_take(visitor->crowd->fleet, "m", NULL, &visitor->waiter, &lease);
+    visitor->taken += verdict == LEASE_TAKEN;
+    visitor->waiting = verdict == LEASE_WAITING;
+    visitor->full += verdict == LEASE_QUEUE_FULL;
+    if (verdict == LEASE_TAKEN)
+        hold(visitor, lease);
+    else if (verdict == LEASE_QUEUE_FULL || random_next(&visitor->crowd->random_state) % 2)
+        pause_visitor(visitor); /* who waits gives up after it */
 }
 
-static void test_removed_model_serves_who_waited_then_goes(void **state)
+static void on_visitor_timer(struct loop_timer *timer)
+{
+    struct visitor *visitor = timer->owner;
+    if (visitor->waiting) {
+        visitor->waiting = false;
+        visitor->abandoned++;
+        lease_abandon(visitor->crowd->fleet, &visitor->waiter);
+        memset(&visitor->waiter, 0xa5, sizeof(visitor->waiter));
+        pause_visitor(visitor);
+        return;
+    }
+    if (visitor->lease != NULL) {
+        --*held_of(visitor->lease);
+        lease_end(&visitor->lease, (enum lease_outcome)(random_next(&visitor->crowd->random_state) % 3));
+    }
+    take(visitor);
+}
+
+static void *run_crowd(void *argument)
+{
+    struct crowd *crowd = argument;
+    crowd->running = REQUESTS;
+    for (int i = 0; i < REQUESTS; i++) {
+        struct visitor *visitor = &crowd->visitors[i];
+        visitor->crowd = crowd;
+        visitor->rounds_left = ROUNDS_PER_REQUEST;
+        visitor->timer = (struct loop_timer){.fire = on_visitor_timer, .owner = visitor};
+        take(visitor);
+    }
+    loop_run(crowd->loop);
+    loop_run_once(crowd->loop, 300); /* what was told to those who gave up */
+    return NULL;
+}
+
+/* Every round ends in exactly one way, no slot is lost, and never are there more leases than slots. */
+static void test_many_threads_lose_nothing(void **state)
 {
     struct house *house = *state;
-    struct noted_waiter holders[2], waiter, late;
-    serve_with(house, 1);
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(noted_take(&house->room, &holders[i], NULL), LEASE_TAKEN);
-    assert_int_equal(noted_take(&house->room, &waiter, NULL), LEASE_WAITING);
-    house->room.policy.model_count = 0;
-    fleet_room_apply(&house->room);
-    fleet_room_run(&house->room, 600);
-    give_back(&holders[0], LEASE_OK);
-    until_told(house, &waiter);
-    assert_int_equal(waiter.granted, 1);
-    fleet_room_run(&house->room, 600);
-    assert_int_equal(noted_take(&house->room, &late, NULL), LEASE_ALL_FAILED);
-    give_back(&holders[1], LEASE_OK);
-    give_back(&waiter, LEASE_OK);
-    fleet_room_run(&house->room, 600);
-    assert_false(fleet_room_tells(&house->room, "\"m\""));
+    static struct crowd crowds[THREADS];
+    int ways[5] = {0};
+    house->engines[0].slots = house->engines[1].slots = SLOTS;
+    house->room.models[0].queue_length = THREADS * REQUESTS / 2;
+    house->room.models[0].queue_wait_ms = 20;
+    serve_with(house, 2);
+    for (int i = 0; i < THREADS; i++) {
+        crowds[i] = (struct crowd){.fleet = house->room.fleet, .loop = loop_create(), .random_state = unit_random()};
+        assert_int_equal(pthread_create(&crowds[i].thread, NULL, run_crowd, &crowds[i]), 0);
+    }
+    mono_ms end = clock_mono_ms() + 1500;
+    for (int reload = 0; clock_mono_ms() < end; reload++) {
+        fleet_room_run(&house->room, 20);
+        house->room.engines[0].weight = 1 + reload % 3;
+        house->room.engines[1].url = http_stub_url(house->engines[1 + reload / 8 % 2].stub);
+        fleet_room_apply(&house->room);
+        assert_true(fleet_room_status(&house->room).waiting <= house->room.models[0].queue_length);
+        fleet_retry_allowed(house->room.fleet, "m");
+    }
+    for (int i = 0; i < THREADS; i++) {
+        while (pthread_tryjoin_np(crowds[i].thread, NULL) != 0)
+            loop_run_once(house->room.control, 10);
+        for (int j = 0; j < REQUESTS; j++) {
+            const struct visitor *visitor = &crowds[i].visitors[j];
+            assert_int_equal(visitor->taken + visitor->granted + visitor->refused + visitor->abandoned + visitor->full,
+                             ROUNDS_PER_REQUEST);
+            ways[0] += visitor->taken;
+            ways[1] += visitor->granted;
+            ways[2] += visitor->refused;
+            ways[3] += visitor->abandoned;
+            ways[4] += visitor->full;
+        }
+        loop_destroy(crowds[i].loop);
+    }
+    print_message("taken %d, granted %d, refused %d, abandoned %d, full %d, at most %d of %d slots\n", ways[0], ways[1],
+                  ways[2], ways[3], ways[4], (int) held_most, SLOTS);
+    assert_in_range(held_most, 1, SLOTS);
+    assert_int_equal(fleet_room_status(&house->room).in_flight, 0);
+    assert_int_equal(fleet_room_status(&house->room).waiting, 0);
+    assert_true(ways[0] > 0 && ways[1] > 0 && ways[2] > 0 && ways[3] > 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -390,10 +483,8 @@ int main(void)
         TEST(test_busy_and_unused_are_no_failures),
         TEST(test_shutting_down_refuses_waiters_and_newcomers),
         TEST(test_retries_have_a_budget),
-        TEST(test_reload_changes_in_place_what_may_change),
-        TEST(test_changed_engine_is_replaced_and_drains),
-        TEST(test_reload_back_and_forth_keeps_the_draining_one),
-        TEST(test_removed_model_serves_who_waited_then_goes),
+        TEST(test_many_threads_lose_nothing),
     };
+    unit_random_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
