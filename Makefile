@@ -6,7 +6,7 @@ WERROR ?=
 FUZZ_SECONDS ?= 60
 export FUZZ_SECONDS
 
-FOLDERS := base conf auth backends gateway
+FOLDERS := base conf auth ratelimit billing backends gateway
 PACKAGES := libmicrohttpd libcurl jansson openssl yaml-0.1
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wcast-align -Wpointer-arith \
   -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wredundant-decls -Wformat=2 -Wswitch-enum \

@@ -21,7 +21,7 @@ check() {
     else
         failed=$((failed + 1))
         printf 'FAIL  %s\n' "$name"
-        cat "$output"
+        grep -vE '^  (CC|LINK) ' "$output" || :
     fi
 }
 

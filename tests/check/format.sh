@@ -21,4 +21,4 @@ case $("$formatter" --version) in
         ;;
 esac
 # shellcheck disable=SC2086 # one word, or two
-find base conf auth backends gateway tests -name '*.[ch]' -print0 | xargs -0 "$formatter" $how
+git ls-files -z --cached --others --exclude-standard -- '*.c' '*.h' ':!build' | xargs -0 "$formatter" $how

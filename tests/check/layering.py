@@ -8,8 +8,10 @@ FOLDERS = {
     "base": {"base"},
     "conf": {"base", "conf"},
     "auth": {"base", "conf", "auth"},
+    "ratelimit": {"base", "conf", "ratelimit"},
+    "billing": {"base", "conf", "billing"},
     "backends": {"base", "conf", "backends"},
-    "gateway": {"base", "conf", "auth", "backends", "gateway"},
+    "gateway": {"base", "conf", "auth", "ratelimit", "billing", "backends", "gateway"},
 }
 # Header (or its folder) -> the only files that may include it. None of them may stand in a header of ours.
 OWNERS = {

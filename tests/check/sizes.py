@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 
-PRODUCT = ("base", "conf", "auth", "backends", "gateway", "tests/tools", "tests/lib", "tests/fuzz", "tests/unit/*")
+PRODUCT = ("base", "conf", "auth", "ratelimit", "billing", "backends", "gateway", "tests/tools", "tests/lib", "tests/fuzz", "tests/unit/*")
 MOST = {"lines": 60, "parameters": 5, "nesting": 3, "file": 600}
 CONTROL = re.compile(r"(\)|\belse|\bdo)\s*\{$")
 NAME = re.compile(r"(\w+)\(")
