@@ -356,9 +356,13 @@ static void set_headers(struct exchange *exchange, const struct exchange_request
     snprintf(exchange->lines[count++], HEADER_LINE_BYTES, "Accept: %s",
              request->streaming ? "text/event-stream" : "application/json");
     snprintf(exchange->lines[count++], HEADER_LINE_BYTES, "x-request-id: %s", request->request_id);
-    if (request->traceparent.at != NULL)
-        snprintf(exchange->lines[count++], HEADER_LINE_BYTES, "traceparent: %.*s",
-                 TEXT_ARGUMENTS(request->traceparent));
+    if (request->traceparent.at != NULL) {
+        struct builder line;
+        builder_init(&line, exchange->lines[count++], HEADER_LINE_BYTES);
+        builder_add_string(&line, "traceparent: ");
+        builder_add(&line, request->traceparent);
+        (void) builder_string(&line);
+    }
     for (size_t i = 0; i < count; i++)
         exchange->headers[i].data = exchange->lines[i];
     if (request->target->api_key != NULL) {

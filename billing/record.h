@@ -23,7 +23,8 @@ enum record_type {
     RECORD_OPEN = 1, /* before dispatch: id, tenant, key, model, wall, input estimate */
     RECORD_PROGRESS, /* while it streams: id, wall, output so far */
     RECORD_CLOSE,    /* once: id, tenant, key, model, wall, usage, end */
-    RECORD_SEAL      /* the epoch is complete: epoch, begin and end wall times */
+    RECORD_SEAL,     /* the epoch is complete: epoch, begin and end wall times */
+    RECORD_FINISH    /* the writer's last record: closed in order, or recovered */
 };
 
 /* By whose count; the values stand in files and in Redis and never change. */

@@ -149,9 +149,11 @@ static void read_content_encoding(struct http_head *head, struct text value)
     head->content_encoding = value;
 }
 
+/* W3C Trace Context, 3.2: version 00 has exactly this length; anything else is not passed on. */
 static void read_traceparent(struct http_head *head, struct text value)
 {
-    head->traceparent = value;
+    if (value.length == GUARD_TRACEPARENT_BYTES && text_starts_with(value, TEXT("00-")))
+        head->traceparent = value;
 }
 
 static void read_request_id(struct http_head *head, struct text value)

@@ -13,7 +13,8 @@ enum {
     GUARD_HEADERS_MAX = 100,
     GUARD_VALUE_BYTES_MAX = 8192,
     GUARD_PATH_BYTES_MAX = 1024,
-    GUARD_LENGTH_DIGITS_MAX = 15
+    GUARD_LENGTH_DIGITS_MAX = 15,
+    GUARD_TRACEPARENT_BYTES = 55
 };
 
 /* Every refusal closes the connection: its framing cannot be trusted. Columns: identifier, HTTP status, metric label,
