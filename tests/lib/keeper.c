@@ -17,7 +17,7 @@
 #include "base/frame.h"
 #include "tests/lib/unit.h"
 
-enum { POLL_MS = 5, REPORT_BYTES = 256 };
+enum { POLL_MS = 5, REPORT_BYTES = 256, INHERITED_FD = 50 };
 enum report { REPORT_HERE = 1, REPORT_SIGNAL, ORDER_EXIT };
 
 static const char role[] = "act-as-gateway";
@@ -98,11 +98,12 @@ static _Noreturn void be_master(const struct keeper *keeper, const char *executa
 {
     prctl(PR_SET_PDEATHSIG, (unsigned long) SIGKILL); /* a failing test leaves nothing */
     close(keeper->listener);
-    /* As some shells leave them: ignored signals, a secret, a descriptor that survives exec. */
+    /* As some shells leave them: ignored signals, a secret, descriptors that survive exec. */
     signal(SIGCHLD, SIG_IGN);
     signal(SIGINT, SIG_IGN);
     setenv("TEST_SECRET", "not for children", 1);
-    if (open("/dev/null", O_RDONLY) < 0)
+    int zero = open("/dev/zero", O_RDONLY);
+    if (dup2(zero, STDIN_FILENO) < 0 || dup2(zero, INHERITED_FD) < 0 || close(zero) != 0)
         _exit(EXIT_FAILURE);
     const char *const arguments[] = {executable, role, behaviour, keeper->path, NULL};
     const struct master_options options = {.executable = executable, .arguments = arguments, .drain_ms = drain_ms};

@@ -220,6 +220,19 @@ static void a_child_that_writes_a_lot_is_not_held_up(void **state)
     assert_string_equal(text + MASTER_RING_BYTES - 15, "line 30000\nend\n");
 }
 
+/* The pipe holds it all when the child is gone; the master reads it in pieces. */
+static void what_a_child_wrote_before_it_ended_is_not_lost(void **state)
+{
+    (void) state;
+    for (int i = 0; i < 5; i++) {
+        part_start(part_gateway.socket, "m/0", "printf '%060000d\\n' 7");
+        part_hear_exited(part_gateway.socket, "m/0");
+        const char *text = part_logs(part_gateway.socket, "m/0");
+        assert_int_equal(strlen(text), 60001);
+        assert_string_equal(text + 60001 - 4, "007\n");
+    }
+}
+
 static void the_log_of_an_ended_child_stays_until_it_starts_again(void **state)
 {
     (void) state;
@@ -277,7 +290,7 @@ static void a_second_stop_can_only_shorten_the_grace(void **state)
     part_start(part_gateway.socket, "m/0", PART_STUBBORN_FAMILY);
     int pids[3];
     part_logged_pids(part_gateway.socket, "m/0", pids, 3);
-    part_say_stop(part_gateway.socket, "m/0", 0);
+    part_say_stop(part_gateway.socket, "m/0", 300);
     part_say_stop(part_gateway.socket, "m/0", PART_LONG_MS);
     assert_int_equal(WTERMSIG(part_hear_exited(part_gateway.socket, "m/0").wait_status), SIGKILL);
 }
@@ -345,6 +358,7 @@ int main(int argc, char **argv)
         MASTER_TEST(a_name_that_runs_is_refused),
         MASTER_TEST(more_children_than_the_limit_are_refused),
         MASTER_TEST(a_child_that_writes_a_lot_is_not_held_up),
+        MASTER_TEST(what_a_child_wrote_before_it_ended_is_not_lost),
         MASTER_TEST(the_log_of_an_ended_child_stays_until_it_starts_again),
         MASTER_TEST(a_survivor_that_holds_the_pipe_holds_up_nothing),
         MASTER_TEST(a_polite_child_stops_at_once),

@@ -193,6 +193,25 @@ static void its_children_are_stopped_first(void **state)
     keeper_finish(&failing);
 }
 
+/* Its death is heard before its last frame is read. */
+static void a_gateway_that_dies_right_after_it_was_ready_is_replaced(void **state)
+{
+    (void) state;
+    struct keeper keeper;
+    struct keeper_gateway gateway;
+    keeper_start(&keeper, "obey", PART_LONG_MS);
+    assert_true(keeper_accept(&keeper, &gateway));
+    kill(keeper.pid, SIGSTOP);
+    keeper_gateway_kill(&gateway);
+    assert_true(keeper_is_gone(gateway.pid, KEEPER_WAIT_MS));
+    part_say_ready(gateway.socket);
+    kill(keeper.pid, SIGCONT);
+    keeper_gateway_close(&gateway);
+    assert_true(keeper_accept(&keeper, &gateway));
+    keeper_finish(&keeper);
+    keeper_gateway_close(&gateway);
+}
+
 int main(int argc, char **argv)
 {
     keeper_become_gateway(argc, argv);
@@ -206,6 +225,7 @@ int main(int argc, char **argv)
         MASTER_TEST(hang_ups_are_passed_on_when_the_gateway_can_hear),
         cmocka_unit_test(a_first_gateway_that_fails_gives_its_status),
         cmocka_unit_test(its_children_are_stopped_first),
+        cmocka_unit_test(a_gateway_that_dies_right_after_it_was_ready_is_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
