@@ -241,7 +241,6 @@ static void build(struct loading *loading)
     hash_bundle(loading->bundle, loading->snapshot->policy.sha256);
 }
 
-/* Expanded values of variables are in the documents as well: they are wiped with the arena's blocks not reused. */
 const struct policy *policy_load(const struct bundle *bundle, enum load_mode mode, struct problem_list *problems)
 {
     struct place start = {bundle->files[0].path, 1, 1};

@@ -112,14 +112,15 @@ static bool gather_sources(struct tenants_loading *tenants)
 static void check_pattern(struct loading *loading, struct text pattern, struct place place)
 {
     const struct policy *policy = &loading->snapshot->policy;
+    if (loading->mode != LOAD_CHECK || policy->model_count == 0)
+        return;
     for (size_t i = 0; i < policy->model_count; i++) {
         if (text_matches_glob(text_of(policy->models[i].name), pattern))
             return;
     }
-    if (loading->mode == LOAD_CHECK && policy->model_count > 0)
-        problem_warning(loading->problems, place,
-                        "\"%.*s\" matches no model: scopes are patterns of canonical names, not of aliases",
-                        TEXT_ARGUMENTS(pattern));
+    problem_warning(loading->problems, place,
+                    "\"%.*s\" matches no model: scopes are patterns of canonical names, not of aliases",
+                    TEXT_ARGUMENTS(pattern));
 }
 
 static void load_scope_models(struct loading *loading, const struct node *list, struct scopes *scopes)

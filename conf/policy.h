@@ -31,8 +31,8 @@ struct limits {
     int64_t concurrent_requests;
     int64_t request_burst; /* `burst: {requests, tokens}`: the buckets' capacity; 0 = one minute's worth */
     int64_t token_burst;
-    bool strict_window;    /* no 60 s window exceeds the limit: the rest after the burst flows back, (limit - burst) a minute;
-                              the burst is then a tenth unless given */
+    bool strict_window; /* no 60 s window exceeds the limit: the rest after the burst flows back, (limit - burst) a
+                           minute; the burst is then a tenth unless given */
     enum on_exceed on_exceed;
     const char *origin; /* "file:line:col" of the `limits` map, "" when there is none */
 };
@@ -95,7 +95,7 @@ struct model {
     int64_t start_timeout_ms; /* a spawned engine not READY by then is stopped and started again */
     size_t engine_count;
     const struct engine *engines;
-    struct limits limits; /* of everybody's requests for it */
+    struct limits limits;   /* of everybody's requests for it */
     int64_t created_wall_s; /* when the model first appeared in a load of this process: `created` in /v1/models */
 };
 
@@ -154,7 +154,7 @@ struct policy {
     size_t tenant_count;
     const struct tenant *tenants; /* sorted by name */
     size_t key_count;
-    const struct key *keys; /* sorted by sha256 */
+    const struct key *keys;    /* sorted by sha256 */
     struct limits user_limits; /* `defaults.user.limits`: of each (tenant, user) */
     wall_ms loaded_wall_ms;
     uint8_t sha256[32]; /* of the bundle it was loaded from */
