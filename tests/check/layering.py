@@ -22,10 +22,11 @@ OWNERS = {
     "openssl/": None,
 }
 SYSTEM = {
-    "arpa/inet.h", "ctype.h", "dirent.h", "dlfcn.h", "errno.h", "fcntl.h", "fnmatch.h", "getopt.h", "inttypes.h", "libgen.h",
-    "limits.h", "locale.h", "math.h", "net/if.h", "netdb.h", "netinet/in.h", "netinet/tcp.h", "poll.h", "pthread.h", "pwd.h",
-    "sched.h", "signal.h", "stdalign.h", "stdarg.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h",
-    "stdnoreturn.h", "string.h", "strings.h", "syslog.h", "termios.h", "time.h", "unistd.h",
+    "arpa/inet.h", "ctype.h", "dirent.h", "dlfcn.h", "endian.h", "errno.h", "fcntl.h", "fnmatch.h", "getopt.h",
+    "inttypes.h", "libgen.h", "limits.h", "locale.h", "math.h", "net/if.h", "netdb.h", "netinet/in.h",
+    "netinet/tcp.h", "poll.h", "pthread.h", "pwd.h", "sched.h", "signal.h", "stdalign.h", "stdarg.h", "stdatomic.h",
+    "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h", "strings.h",
+    "syslog.h", "termios.h", "time.h", "unistd.h",
 }
 SYSTEM_FOLDERS = ("sys/", "linux/")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Every setting of conf/schema.def is explained, documented, shown in an example and really used. Usage: options.py [root]"""
+"""Every setting of conf/schema.def is explained, documented, shown in an example and really used.
+
+Usage: options.py [root]"""
 import pathlib
 import re
 import sys
