@@ -120,7 +120,9 @@ static void *serve(void *argument)
     while (read_request(connection->fd, request)) {
         struct http_stub_answer answer = {.status = 200, .body = "{}"};
         stub->request_count++;
+        pthread_mutex_lock(&stub->lock);
         stub->handler(stub->owner, request, &answer);
+        pthread_mutex_unlock(&stub->lock);
         if (answer.hang) {
             char byte;
             while (read(connection->fd, &byte, 1) > 0)

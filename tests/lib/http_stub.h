@@ -25,7 +25,7 @@ struct http_stub_answer {
     bool hang;          /* no answer until the client goes or the stub ends */
 };
 
-/* Called on a thread of the connection; @answer is a 200 with "{}" until changed. */
+/* Called on a thread of the connection, one at a time; @answer is a 200 with "{}" until changed. */
 typedef void http_stub_handler(void *owner, const struct http_stub_request *request, struct http_stub_answer *answer);
 
 /* @address: NULL = any port of 127.0.0.1, ":8123" = that one, else the path of a unix socket. Fails the test when it
