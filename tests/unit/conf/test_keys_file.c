@@ -1,6 +1,8 @@
 #include "tests/unit/conf/scratch.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 
 #include "conf/files.h"
@@ -181,6 +183,33 @@ static void writers_do_not_tear_lines(void **state)
     free(content.bytes);
 }
 
+static void a_writer_waits_for_the_lock(void **state)
+{
+    (void) state;
+    char path[512];
+    snprintf(path, sizeof(path), "%s", scratch_write("keys", "# begun by an"));
+    int fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        close(fd);
+        struct keys_file_record record = some_record("one");
+        _exit(keys_file_append(path, &record) ? 0 : 1);
+    }
+    /* Time enough to look at the last byte too early, for one that does not wait. */
+    usleep(200000);
+    assert_int_equal(write(fd, "other\n", 6), 6);
+    assert_int_equal(flock(fd, LOCK_UN), 0);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    close(fd);
+    struct file_content content;
+    assert_int_equal(file_read(path, 10000, &content), 0);
+    assert_true(text_starts_with((struct text){content.bytes, content.length}, TEXT("# begun by another\nacme one ")));
+    free(content.bytes);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_create, scratch_destroy)
@@ -192,6 +221,7 @@ int main(void)
         TEST(a_missing_last_newline_is_mended),
         TEST(what_could_not_be_read_is_not_written),
         TEST(writers_do_not_tear_lines),
+        TEST(a_writer_waits_for_the_lock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -137,6 +137,7 @@ static void an_instance_is_its_command_and_place(void **state)
     (void) state;
     const char *const arguments[] = {"./engine", "--port", "{port}", NULL};
     const char *const joined[] = {"./engine--port", "{port}", NULL};
+    const char *const shifted[] = {"./engine--", "port", "{port}", NULL};
     const char *const environment[] = {"A=b"};
     const struct engine base = {.name = "m/1",
                                 .argument_count = 3,
@@ -154,6 +155,9 @@ static void an_instance_is_its_command_and_place(void **state)
     other = base;
     other.arguments = joined;
     other.argument_count = 2;
+    assert_hash_changes(&base, &other, true);
+    other = base;
+    other.arguments = shifted;
     assert_hash_changes(&base, &other, true);
     other = base;
     other.argument_count = 2;
