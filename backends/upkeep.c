@@ -472,7 +472,7 @@ void upkeep_adopt(struct instance *instance, const struct child_info *child, int
 static void on_clock_timer(struct loop_timer *timer)
 {
     struct instance *instance = timer->owner;
-    char evidence[2 * INSTANCE_TEXT_BYTES];
+    char evidence[3 * INSTANCE_TEXT_BYTES];
 
     switch (instance->state) {
     case INSTANCE_BACKOFF:
