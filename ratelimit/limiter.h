@@ -1,5 +1,5 @@
-/* Principal plus estimate to reservation: request, token and seat limits of key, user, tenant and model, all or nothing.
- * A pure function of (limits, clock, events) but for its lock: time comes in, nothing goes out. */
+/* Principal plus estimate to reservation: request, token and seat limits of key, user, tenant and model, all or
+ * nothing. A pure function of (limits, clock, events) but for its lock: time comes in, nothing goes out. */
 #ifndef RATELIMIT_LIMITER_H
 #define RATELIMIT_LIMITER_H
 
@@ -22,13 +22,15 @@ extern const char *const LIMIT_SCOPE_NAMES[LIMIT_SCOPE_COUNT];
 
 enum { LIMITER_BUCKETS_PER_REQUEST = (int) LIMIT_SCOPE_COUNT * (int) LIMIT_KIND_COUNT, LIMITER_USERS_MAX = 100000 };
 
+/* NULL when memory or random numbers are exhausted. Without buckets until limiter_apply. */
 struct limiter *limiter_create(void);
 /* No reservation may be open. NULLs. */
 void limiter_destroy(struct limiter **limiter);
-/* Make the buckets be what @policy says, matched by name: a changed limit takes effect with the next reservation and never
- * refills (a balance above the new capacity is cut to it; holds and debts stay); new buckets start full; buckets that are
- * gone stay until their last hold is settled. */
-void limiter_apply(struct limiter *limiter, const struct policy *policy, mono_us now);
+/* Make the buckets be what @policy says, matched by name: a changed limit takes effect with the next reservation and
+ * never refills (a balance above the new capacity is cut to it; holds and debts stay); new buckets start full; buckets
+ * that are gone stay until their last hold is settled. False, with nothing changed, when memory is exhausted. Any
+ * thread. */
+bool limiter_apply(struct limiter *limiter, const struct policy *policy, mono_us now);
 
 /* Whose request for what. Texts are read during the call. */
 struct limit_subject {
@@ -42,6 +44,10 @@ struct limit_subject {
 struct limit_demand {
     int64_t tokens;     /* input plus expected output, >= 0 */
     int64_t tokens_cap; /* input plus the most the engine may give, >= tokens: what `on_exceed: hard` reserves */
+    /* What it needs for certain (the input), or 0 = all of @tokens. A `soft` or `cut` bucket that is smaller than the
+     * guess
+     * @tokens, but not than this, admits it when full: else a limit below the first guess would lock out for ever. */
+    int64_t tokens_least;
 };
 
 /* What one request holds in each bucket that applies to it. A plain value; private but for @open and @tokens. */
@@ -54,7 +60,6 @@ struct reservation {
         uint32_t generation; /* guards against a bucket that has been replaced */
         int64_t held_milli;
     } _holds[LIMITER_BUCKETS_PER_REQUEST];
-    bool _cuts; /* some token limit says `on_exceed: cut` */
 };
 
 enum limit_verdict {
@@ -79,6 +84,7 @@ struct limit_answer {
     enum limit_kind kind;
     enum limit_scope scope;
     int64_t limit;     /* as configured: per minute, or seats */
+    int64_t capacity;  /* whole units: what a burst may take; @limit unless `burst` or `strict_window` say otherwise */
     int64_t used;      /* whole units gone from it now, debt included */
     int64_t requested; /* whole units asked */
     int64_t retry_after_ms; /* >= 1 when REFUSED; seats: a stated guess */
@@ -86,15 +92,16 @@ struct limit_answer {
     struct limit_view nearest[LIMIT_KIND_COUNT];
 };
 
-/* Reserve in every bucket that applies, or in none. @ret_reservation is open only when ADMITTED. A refusal changes no counter. */
+/* Reserve in every bucket that applies, or in none. @ret_reservation is open only when ADMITTED. A refusal changes no
+ * counter. */
 enum limit_verdict limiter_reserve(struct limiter *limiter, const struct limit_subject *subject,
                                    const struct limit_demand *demand, mono_us now, struct reservation *ret_reservation,
                                    struct limit_answer *ret_answer);
-/* @tokens more while it streams. False: a `cut` limit has not enough, nothing was taken, the stream is to be ended. `soft`
- * limits always give (as debt). No-op (true) when no token limit applies. */
+/* @tokens more while it streams. False: a `cut` limit has not enough, nothing was taken, the stream is to be ended.
+ * `soft` limits always give (as debt). No-op (true) when no token limit applies. */
 bool limiter_top_up(struct limiter *limiter, struct reservation *reservation, int64_t tokens, mono_us now);
-/* The end: seats come back, tokens are settled to @tokens_used (what is not used comes back, excess is debt, always charged);
- * the request itself stays counted. Closes the reservation. No-op on a closed one. */
+/* The end: seats come back, tokens are settled to @tokens_used (what is not used comes back, excess is debt, always
+ * charged); the request itself stays counted. Closes the reservation. No-op on a closed one. */
 void limiter_settle(struct limiter *limiter, struct reservation *reservation, int64_t tokens_used, mono_us now);
 /* It never reached an engine: everything comes back. Closes the reservation. No-op on a closed one. */
 void limiter_cancel(struct limiter *limiter, struct reservation *reservation, mono_us now);
