@@ -78,6 +78,8 @@ enum step_result step_route(struct request *request)
         lease_end(&request->lease, LEASE_UNUSED);
         return answer_refuse_attempt(request);
     }
+    request->exchange_over = false;
+    request->engine_status = 0;
     policy_drop(&request->policy);
     request->who = (struct principal){0};
     return STEP_NEXT;
