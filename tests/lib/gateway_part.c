@@ -9,7 +9,8 @@
 
 const char *const PART_ENVIRONMENT[] = {"PATH=/usr/bin:/bin", NULL};
 
-const char PART_STUBBORN_FAMILY[] = "trap '' TERM; sleep 60 & echo $!; setsid sleep 60 & echo $!; echo $$; wait; wait";
+const char PART_STUBBORN_FAMILY[] =
+    "trap '' TERM; sleep 60 & echo $!; setsid sh -c 'echo $$; exec sleep 60' & echo $$; wait; wait";
 
 static char sent_memory[FRAME_BYTES_MAX];
 static char received_memory[FRAME_BYTES_MAX];
