@@ -30,7 +30,7 @@ CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(if $(WERROR),-Werror) $(F
   $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) $(CFLAGS)
 SAY = @$(if $(V),,echo '  $(1) $@';)
 LINK = $(call SAY,LINK)$(if $(V),set -x;) $(CC) $(FLAGS_$(MODE)) -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack $(LDFLAGS) -o $@ $^
-LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lpthread
+LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lpthread -lm
 
 OUT := $(BUILD)/$(MODE)
 SOURCES := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
@@ -41,7 +41,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -53,6 +53,7 @@ help:
 	@echo 'make e2e        tests that start the real binary (MODE=asan too)'
 	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
+	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
 	@echo 'make format     let clang-format write; make format-check: only look'
 	@echo 'make docs       docs/configuration.md from the schema table'
 	@echo 'make clean      remove build/ (what was downloaded for the demo and the tests is in it)'
@@ -78,6 +79,9 @@ $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 $(OUT)/tools/scripted_engine: $(SCRIPTED_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS)
+$(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) $(LIBS)
 $(OUT)/fuzz/%: $(OUT)/tests/fuzz/%.o $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS) -fsanitize=fuzzer
@@ -85,7 +89,7 @@ $(OUT)/fuzz/%: $(OUT)/tests/fuzz/%.o $(OUT)/libtollgate.a
 units: $(UNIT_TESTS)
 tools: $(TOOLS)
 fuzzers: $(FUZZERS)
-everything: $(OUT)/tollgate units tools
+everything: $(OUT)/tollgate units tools $(patsubst %.c,$(OUT)/%,$(wildcard bench/*.c))
 
 run:
 	@scripts/run.sh
@@ -107,6 +111,8 @@ fuzz:
 fuzz-replay:
 	@$(MAKE) MODE=fuzz CC=clang fuzzers
 	@scripts/fuzz.sh replay
+estimate-report: $(OUT)/bench/estimate_report
+	@$< tests/vectors/traces/conv.csv tests/vectors/traces/code.csv
 format:
 	@tests/check/format.sh --write
 format-check:
