@@ -11,7 +11,7 @@ from support import paths
 from support.engine import ScriptedEngine, SpawnedEngine
 from support.gateway import Gateway, Key
 
-SHARED_LOG_LINES = 60
+LOG_LINES_SHOWN = 25
 
 
 def pytest_configure(config):
@@ -29,7 +29,7 @@ def pytest_runtest_makereport(item, call):
         for name, value in getattr(item, "funcargs", {}).items():
             for gateway in value if isinstance(value, list) else [value]:
                 if isinstance(gateway, Gateway) and gateway.log_file.exists():
-                    lines = gateway.log_text().splitlines()[-SHARED_LOG_LINES:]
+                    lines = gateway.log_text().splitlines()[-LOG_LINES_SHOWN:]
                     report.sections.append((f"log of the gateway ({name})", "\n".join(lines)))
     return report
 

@@ -13,7 +13,7 @@ from support.gateway import Key
 from support.waiting import wait_until
 from support.wire import events_of
 
-SECONDS = float(os.environ.get("RELOAD_SECONDS", "12"))
+SECONDS = float(os.environ.get("RELOAD_SECONDS", "15"))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_what_cannot_change_refuses_the_whole_file(own, path, value):
     change(own, path, value)
     own.write_raw(yaml.safe_dump({**yaml.safe_load(own.file.read_text()), path: value}))
     own.reload_and_wait(accepted=False)
-    assert "needs restart" in own.log_text()
+    assert re.search("needs (a )?restart", own.log_text())
     assert own.complete("fresh").status_code == 404, "nothing of the refused file is in force"
 
 
@@ -202,7 +202,7 @@ def test_reloads_under_load_break_nothing(own, engine):
         own.write_raw(good if rounds % 2 else "models: [\n")
         own.reload()
         time.sleep(0.1)
-        if early_bytes is None and time.monotonic() - begun > SECONDS / 6:
+        if early_bytes is None and time.monotonic() - begun > min(10, SECONDS * 2 / 3):
             early_bytes = processes.resident_bytes(own.gateway_pid())
     late_bytes = processes.resident_bytes(own.gateway_pid())
     stopping.set()

@@ -171,7 +171,9 @@ def test_many_streams_at_once_are_all_whole(gateway):
 
 def test_a_client_that_does_not_read_stops_the_engine(gateway, engines):
     """Back-pressure: the gateway's memory is bounded, so the engine has to wait."""
-    wire = gateway.open_stream("openai", "[[tokens=200000]][[per_chunk=50]]", "/v1/completions", max_tokens=200000, seconds=60)
+    tokens = 3_000_000  # 30 MB: more than all socket buffers on the way hold
+    prompt = f"[[tokens={tokens}]][[per_chunk=1000]]"
+    wire = gateway.open_stream("openai", prompt, "/v1/completions", max_tokens=tokens, seconds=60)
     request_id = wire.headers["x-request-id"]
 
     def stands_still():
@@ -183,10 +185,10 @@ def test_a_client_that_does_not_read_stops_the_engine(gateway, engines):
         if stands_still():
             break
     generated = engines.openai.generated(request_id)
-    assert generated < 200000, "the engine could generate everything"
+    assert generated < tokens, "the engine could generate everything"
     events = events_of(wire.read_body())
     wire.close()
-    assert events[-1] == "[DONE]" and text_of(events).endswith("tok199999 ")
+    assert events[-1] == "[DONE]" and text_of(events).endswith(f"tok{tokens - 1} ")
 
 
 @pytest.mark.slow

@@ -261,11 +261,12 @@ static void answer_plain(struct engine *engine, struct session *session)
         string_add_string(&body, "<html>scripted garbage</html>");
     }
     answer_whole(&whole, &session->request, 200, fault == FAULT_garbage_sse ? "text/html" : NULL, &body);
-    bool cut = fault == FAULT_reset_after || fault == FAULT_close_after || fault == FAULT_stall_after;
+    bool cut =
+        fault == FAULT_reset_after || fault == FAULT_close_after || fault == FAULT_stall_after || fault == FAULT_crash;
     string_add(&session->out, whole.bytes, cut ? whole.length - body.length / 2 : whole.length);
     string_free(&body);
     string_free(&whole);
-    if (cut || fault == FAULT_crash) {
+    if (cut) {
         strike(engine, session);
         return;
     }
