@@ -34,7 +34,7 @@ enum lease_outcome answer_lease_outcome(const struct request *request)
 
 static void keep_usage(struct request *request, bool complete)
 {
-    request->usage = relay_usage(&request->relay, complete, request->input_estimate_tokens);
+    request->usage = relay_usage(&request->relay, complete, request->estimate.input_tokens);
 }
 
 /* The engine has nothing more to do for this request. */
@@ -147,6 +147,20 @@ static void complete_stream(struct request *request)
     let_go(request, LEASE_OK);
 }
 
+/* A token limit ends here: the stream ends as one that has reached its cap. */
+static void cut_at_limit(struct request *request)
+{
+    struct buffer *out = &request->worker->scratch;
+    keep_usage(request, false);
+    buffer_clear(out);
+    (void) relay_cut(&request->relay, &request->usage, out);
+    (void) request_decide(request, OUTCOME_LIMIT_CUT, NULL);
+    (void) server_write(request->connection, buffer_text(out));
+    server_write_end(request->connection, true);
+    exchange_cancel(&request->exchange);
+    let_go(request, LEASE_OK);
+}
+
 static void take_events(struct request *request, struct text bytes)
 {
     struct relay *relay = &request->relay;
@@ -166,6 +180,8 @@ static void take_events(struct request *request, struct text bytes)
         complete_stream(request);
     else if (!fits || relay->error_seen || relay->done_seen)
         answer_break(request, OUTCOME_STREAM_BROKEN, relay->done_seen ? LEASE_OK : LEASE_SERVER_ERROR);
+    else if (!request_top_up(request))
+        cut_at_limit(request);
 }
 
 static void on_ping(struct loop_timer *timer)
@@ -257,6 +273,7 @@ static void on_head(void *owner, const struct exchange_head *head)
         .is_chat = request->endpoint == ENDPOINT_CHAT,
         .wants_usage_chunk = request->asked.include_usage,
         .wants_continuous_usage = request->asked.continuous_usage,
+        .may_be_cut = request->reservation.open,
         .choices = request->asked.choices * request->asked.prompts,
     };
     request->times.first_byte = clock_mono_us();
@@ -314,6 +331,9 @@ static void on_end(void *owner, enum exchange_end end, const char *detail)
     request->exchange = NULL;
     request->exchange_over = true;
     request->exchange_end = end;
+    if (end == EXCHANGE_CONNECT_FAILED)
+        request->reached_engine = request->reached_earlier;
+    request->reached_earlier = request->reached_engine;
     if (request->engine_status > 0) {
         end_answer(request, end);
         return;

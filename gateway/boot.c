@@ -21,6 +21,9 @@
 #include "gateway/admin.h"
 #include "gateway/command.h"
 #include "gateway/gateway.h"
+#include "gateway/learned.h"
+#include "ratelimit/estimate.h"
+#include "ratelimit/limiter.h"
 
 enum { CONFIG_BYTES_MAX = 72 * 1024 * 1024, ADMIN_TOKEN_RANDOM_BYTES = 24 };
 
@@ -120,6 +123,8 @@ bool gateway_reload_config(struct gateway *gateway, struct buffer *ret_problems)
     if (accepted) {
         const struct policy *policy = reload_current();
         fleet_apply(gateway->fleet, policy);
+        if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
+            log_event(LOG_ERROR, "reload", "no memory for new limits: those of the configuration before stay");
         (void) children_set_drain(gateway->children, policy->drain_timeout_ms);
         policy_drop(&policy);
         if (!gateway_keep_config(gateway, bundle))
@@ -263,7 +268,8 @@ static bool start_workers(struct gateway *gateway, int count)
 {
     gateway->worker_count = 0;
     for (int i = 0; i < count && i < GATEWAY_WORKERS_MAX; i++) {
-        struct worker *worker = worker_create(i, gateway->fleet);
+        const struct worker_shared shared = {gateway->fleet, gateway->limiter, gateway->estimator};
+        struct worker *worker = worker_create(i, &shared);
         if (worker == NULL || !worker_start(worker))
             return fail("cannot start", "a worker thread");
         gateway->workers[gateway->worker_count++] = worker;
@@ -274,6 +280,9 @@ static bool start_workers(struct gateway *gateway, int count)
 static bool start_serving(struct gateway *gateway, const struct policy *policy)
 {
     fleet_apply(gateway->fleet, policy);
+    if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
+        return fail("cannot make", "the limits' table");
+    learned_begin(gateway, policy);
     if (!start_workers(gateway, policy->workers))
         return false;
     gateway->admin = admin_create(gateway, gateway->admin_fd);
@@ -315,7 +324,10 @@ bool gateway_boot(struct gateway *gateway, const char *config_file)
     if (booted) {
         (void) log_start_writer();
         gateway->fleet = fleet_create(gateway->loop, gateway->children);
-        booted = gateway->fleet != NULL || fail("cannot make", "the engines' table");
+        gateway->limiter = limiter_create();
+        gateway->estimator = estimator_create();
+        booted = (gateway->fleet != NULL && gateway->limiter != NULL && gateway->estimator != NULL) ||
+                 fail("cannot make", "the engines' table");
         booted = booted && children_attach(gateway->children, gateway->loop, on_shut_down, on_master_gone, gateway);
         booted = booted && start_serving(gateway, policy);
     }
@@ -330,6 +342,9 @@ void gateway_finish(struct gateway *gateway)
         worker_destroy(&gateway->workers[i]);
     admin_destroy(&gateway->admin);
     fleet_destroy(&gateway->fleet);
+    learned_end(gateway);
+    estimator_destroy(&gateway->estimator);
+    limiter_destroy(&gateway->limiter);
     children_destroy(&gateway->children);
     loop_timer_cancel(gateway->loop, &gateway->drain);
     loop_unwatch(gateway->loop, &gateway->signals);

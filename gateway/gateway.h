@@ -22,6 +22,9 @@ struct gateway {
     struct loop *loop;
     struct children *children;
     struct fleet *fleet;
+    struct limiter *limiter;
+    struct estimator *estimator;
+    struct loop_timer save; /* of what the estimator learned */
     struct worker *workers[GATEWAY_WORKERS_MAX];
     int worker_count;
     struct listener *listener;

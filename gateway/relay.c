@@ -1,6 +1,7 @@
 /* Events and bodies of an engine, as the client is to get them. Pure. */
 #include "gateway/relay.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -162,7 +163,7 @@ static bool on_event(void *owner, const struct sse_event *event)
         relay->error_seen = true;
         return false;
     }
-    if (relay->template_length == 0 && relay->rules.wants_usage_chunk)
+    if (relay->template_length == 0 && (relay->rules.wants_usage_chunk || relay->rules.may_be_cut))
         keep_template(relay, event->data);
     keep_usage(relay, &scan, event->data);
     count_content(relay, &scan);
@@ -200,6 +201,21 @@ bool relay_closing(struct relay *relay, struct buffer *out)
         relay->usage_chunk_sent = fits;
     }
     return fits && buffer_add(out, TEXT("data: [DONE]\n\n"));
+}
+
+bool relay_cut(struct relay *relay, const struct usage *usage, struct buffer *out)
+{
+    const char *content = relay->rules.is_chat ? "\"delta\":{}" : "\"text\":\"\"";
+    bool fits = true;
+    for (int64_t i = 0; i < relay->rules.choices && fits; i++)
+        fits = buffer_format(
+            out, "data: {%.*s\"choices\":[{\"index\":%lld,%s,\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n",
+            (int) relay->template_length, relay->template_chunk, (long long) i, content);
+    relay->usage_json_length = (size_t) snprintf(
+        relay->usage_json, sizeof relay->usage_json,
+        "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}", (long long) usage->input_tokens,
+        (long long) usage->output_tokens, (long long) (usage->input_tokens + usage->output_tokens));
+    return fits && relay_closing(relay, out);
 }
 
 bool relay_error_event(struct buffer *out, const char *message, const char *type, const char *code)

@@ -47,6 +47,7 @@ struct relay_rules {
     bool is_chat;
     bool wants_usage_chunk;      /* the client asked for include_usage */
     bool wants_continuous_usage; /* the client asked for usage on every chunk */
+    bool may_be_cut;             /* a limit may end it before the engine does */
     int64_t choices;             /* n times prompts */
 };
 
@@ -85,6 +86,9 @@ bool relay_feed_events(struct relay *relay, struct text bytes, struct buffer *ou
 bool relay_is_complete(const struct relay *relay);
 /* EVENTS, complete: the usage chunk if it is owed, and `data: [DONE]`. */
 bool relay_closing(struct relay *relay, struct buffer *out);
+/* EVENTS, ended by a limit: a chunk with finish_reason "length", the usage chunk with @usage if it is owed, `data:
+ * [DONE]`. */
+bool relay_cut(struct relay *relay, const struct usage *usage, struct buffer *out);
 /* EVENTS, broken: one error event. */
 bool relay_error_event(struct buffer *out, const char *message, const char *type, const char *code);
 

@@ -40,6 +40,7 @@ void request_run(struct request *request)
         if (result == STEP_WAIT)
             return;
         if (result == STEP_REPLY) {
+            request_settle(request);
             if (!request->replied && !request->client_gone)
                 request_reply_error(request);
             request->at = last_step();
@@ -168,7 +169,8 @@ static void add_retry_headers(struct request *request, struct reply *reply)
         add_header(reply, "retry-after", request->retry_after_text);
         add_header(reply, "retry-after-ms", request->retry_after_ms_text);
     }
-    if (reply->status >= 400 && reply->status < 500 && reply->status != 408 && reply->status != 409)
+    bool is_final = reply->status >= 400 && reply->status < 500 && reply->status != 408 && reply->status != 409;
+    if (is_final && request->outcome != OUTCOME_LIMITED)
         add_header(reply, "x-should-retry", "false");
 }
 
@@ -183,6 +185,8 @@ void request_add_headers(struct request *request, struct reply *reply, const cha
         add_header(reply, "WWW-Authenticate", "Bearer");
     if (reply->status == 405)
         add_header(reply, "Allow", "GET, POST, OPTIONS");
+    for (size_t i = 0; i < request->limit_headers.count; i++)
+        add_header(reply, request->limit_headers.rows[i].name, request->limit_headers.rows[i].value);
     add_retry_headers(request, reply);
 }
 
@@ -208,7 +212,7 @@ void request_reply_error(struct request *request)
     if (memory != NULL) {
         struct builder builder;
         builder_init(&builder, memory, capacity);
-        openai_error_json(&builder, message, row->type, request->param, code);
+        openai_error_json(&builder, message, request->type != NULL ? request->type : row->type, request->param, code);
         body = builder_text(&builder);
     }
     request_reply_json(request, request->status, body);
@@ -220,9 +224,10 @@ void request_gone(struct request *request)
 {
     request->client_gone = true;
     if (request->reached_engine && !request->relay_over)
-        request->usage = relay_usage(&request->relay, false, request->input_estimate_tokens);
+        request->usage = relay_usage(&request->relay, false, request->estimate.input_tokens);
     request_decide(request, OUTCOME_CLIENT_GONE, NULL);
     request_release(request, LEASE_OK);
+    request_settle(request);
     request->at = last_step();
 }
 
@@ -232,7 +237,8 @@ void request_end(struct request *request, bool sent)
     (void) sent;
     request->times.ended = clock_mono_us();
     request_release(request, LEASE_OK);
-    ENSURE(request->lease == NULL && request->exchange == NULL && !request->waiting);
+    request_settle(request);
+    ENSURE(request->lease == NULL && request->exchange == NULL && !request->waiting && !request->reservation.open);
     recent_add(request);
     request_account(request);
 

@@ -18,6 +18,9 @@
 #include "gateway/relay.h"
 #include "gateway/routes.h"
 #include "gateway/server.h"
+#include "ratelimit/answer.h"
+#include "ratelimit/estimate.h"
+#include "ratelimit/limiter.h"
 
 struct worker;
 struct request;
@@ -29,10 +32,13 @@ struct request;
     X(identify)  /* bearer to principal, and may it call this endpoint; before any body is read */                     \
     X(read_body) /* bounded */                                                                                         \
     X(parse)     /* one linear scan */                                                                                 \
-    X(authorize) /* model, its scope, parameter bounds, the token cap, splices */                                      \
+    X(authorize) /* model, its scope, parameter bounds */                                                              \
+    X(estimate)  /* what it will probably cost; the token cap, and what is spliced into the body */                    \
+    X(reserve)   /* that much of every limit, or of none */                                                            \
     X(route)     /* a lease on an instance, or a place in the model's queue */                                         \
     X(forward)   /* to the engine; again if the retry rule allows */                                                   \
     X(relay)     /* the engine's bytes to the client */                                                                \
+    X(settle)    /* the reservation, on what was really used */                                                        \
     X(finish)    /* nothing open is left behind */
 
 enum step_result { STEP_NEXT, STEP_WAIT, STEP_REPLY };
@@ -96,8 +102,12 @@ struct request {
     struct openai_request asked;
     struct openai_refusal refusal;
     struct splices splices;
-    int64_t cap_tokens; /* that the engine was told; -1 = none */
-    int64_t input_estimate_tokens;
+    const struct model *model_policy; /* in the policy above; NULL again at dispatch */
+    int64_t cap_tokens;               /* of one choice, that the engine was told; -1 = none */
+    struct estimate_question question;
+    struct estimate estimate;
+    struct reservation reservation;
+    struct limit_headers limit_headers; /* none before the reservation was tried */
 
     struct lease_waiter waiter;
     bool waiting;
@@ -120,7 +130,8 @@ struct request {
     struct relay relay;
     bool relay_over;
     struct usage usage;
-    bool reached_engine;
+    bool reached_engine;  /* some engine may have read it: from here on it counts */
+    bool reached_earlier; /* an attempt before the present one did */
     struct loop_timer ping;
     mono_ms written_at; /* the last bytes for the client */
 
@@ -128,6 +139,7 @@ struct request {
     int status;         /* of the answer */
     const char *detail; /* overrides the outcome's message; arena or constant */
     const char *param;
+    const char *type;       /* overrides the outcome's error type */
     const char *code;       /* overrides the outcome's code */
     int64_t retry_after_ms; /* 0 = none */
     bool decided;           /* the outcome stands */
@@ -173,6 +185,11 @@ __attribute__((format(printf, 2, 3))) const char *request_format(struct request 
 #define X(step) enum step_result step_##step(struct request *request);
 REQUEST_STEPS(X)
 #undef X
+/* steps_limits.c. Close the reservation: settled when an engine may have read the request, else cancelled whole.
+ * Repeating it does nothing. */
+void request_settle(struct request *request);
+/* The stream has come this far: hold enough for what follows. False: a limit says that it ends here. */
+bool request_top_up(struct request *request);
 /* Give back what the steps hold: place in the queue, exchange, lease. */
 void request_release(struct request *request, enum lease_outcome outcome);
 

@@ -19,7 +19,7 @@ enum {
     SERVER_IDLE_MS = 60000, /* between requests */
     SERVER_HEAD_MS = 5000,  /* from a head's first byte to its end */
     SERVER_BODY_MS = 30000, /* from the head's end to the body's */
-    SERVER_REPLY_HEADERS_MAX = 16
+    SERVER_REPLY_HEADERS_MAX = 24
 };
 
 /* What the owner of a request says after each piece of it. */

@@ -7,14 +7,7 @@
 #include "gateway/request.h"
 #include "gateway/worker.h"
 
-enum {
-    MODEL_ENTRY_BYTES = 640,
-    /* Until ratios are learned: bytes of text per token (research/ratelimit.md 3.1), and what a chat template adds. */
-    BYTES_PER_TOKEN_TENTHS = 35,
-    TOKENS_PER_MESSAGE = 6,
-    TOKENS_PER_IMAGE = 600,
-    CAP_WITHOUT_LIMITS_TOKENS = 4096
-};
+enum { MODEL_ENTRY_BYTES = 640 };
 
 /* ---- guard ---- */
 
@@ -249,26 +242,6 @@ enum step_result step_parse(struct request *request)
 
 /* ---- authorize ---- */
 
-static int64_t estimate_input(const struct openai_request *asked)
-{
-    return (int64_t) (asked->input_text_bytes * 10 / BYTES_PER_TOKEN_TENTHS) + asked->input_token_ids +
-           asked->messages * TOKENS_PER_MESSAGE + asked->images * TOKENS_PER_IMAGE + 1;
-}
-
-/* What the engine is told when the client gave no cap: without one an engine may run to the end of its context. */
-static int64_t choose_cap(const struct request *request, const struct model *model, int64_t context_tokens)
-{
-    if (request->endpoint == ENDPOINT_EMBEDDINGS)
-        return -1;
-    if (request->endpoint == ENDPOINT_COMPLETIONS)
-        return model->default_max_tokens;
-    int64_t cap = model->max_output_tokens > 0 ? model->max_output_tokens : CAP_WITHOUT_LIMITS_TOKENS;
-    int64_t room = context_tokens - request->input_estimate_tokens;
-    if (context_tokens > 0 && cap > room)
-        cap = room > 0 ? room : 1;
-    return cap;
-}
-
 static enum step_result refuse_cap(struct request *request, const struct model *model)
 {
     request->param = request->endpoint == ENDPOINT_CHAT ? "max_completion_tokens" : "max_tokens";
@@ -279,16 +252,13 @@ static enum step_result refuse_cap(struct request *request, const struct model *
                                          (long long) request->asked.cap_tokens, (long long) model->max_output_tokens));
 }
 
-static bool splice(struct request *request, const struct model *model)
+static enum step_result refuse_model_scope(struct request *request)
 {
-    struct openai_rewrite rewrite = {.engine_model = model->engine_model};
-    bool wants_continuous = false;
-    for (size_t i = 0; i < model->engine_count; i++)
-        wants_continuous |= model->engines[i].continuous_usage;
-    rewrite.force_continuous_usage = wants_continuous;
-    rewrite.cap_tokens = request->asked.cap_tokens >= 0 ? 0 : request->cap_tokens;
-    return openai_splice(request->endpoint, &request->asked, body_text(&request->body), &rewrite, &request->arena,
-                         &request->splices);
+    request->param = "model";
+    return request_decide(
+        request, OUTCOME_MODEL_FORBIDDEN,
+        request_format(request, "This API key may not use the model '%s'. GET /v1/models lists those it may use.",
+                       request->model_asked));
 }
 
 enum step_result step_authorize(struct request *request)
@@ -304,21 +274,10 @@ enum step_result step_authorize(struct request *request)
     if (name == NULL)
         return request_decide(request, OUTCOME_INTERNAL, NULL);
     request->model = name;
-    if (!auth_allows_model(&request->who, model)) {
-        request->param = "model";
-        return request_decide(request, OUTCOME_MODEL_FORBIDDEN,
-                              request_format(request,
-                                             "This API key may not use the model '%s'. GET /v1/models lists those it "
-                                             "may use.",
-                                             request->model_asked));
-    }
-
+    request->model_policy = model;
+    if (!auth_allows_model(&request->who, model))
+        return refuse_model_scope(request);
     if (model->max_output_tokens > 0 && request->asked.cap_tokens > model->max_output_tokens)
         return refuse_cap(request, model);
-    int64_t context = model->context_tokens > 0 ? model->context_tokens
-                                                : fleet_context_tokens(request->worker->fleet, request->model);
-    request->input_estimate_tokens = estimate_input(&request->asked);
-    request->cap_tokens =
-        request->asked.cap_tokens >= 0 ? request->asked.cap_tokens : choose_cap(request, model, context);
-    return splice(request, model) ? STEP_NEXT : request_decide(request, OUTCOME_INTERNAL, NULL);
+    return STEP_NEXT;
 }

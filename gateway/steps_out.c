@@ -81,6 +81,7 @@ enum step_result step_route(struct request *request)
     request->exchange_over = false;
     request->engine_status = 0;
     policy_drop(&request->policy);
+    request->model_policy = NULL;
     request->who = (struct principal){0};
     return STEP_NEXT;
 }
@@ -116,6 +117,7 @@ static bool start_attempt(struct request *request, bool fresh_connection)
     };
     text_copy(request->engine, sizeof request->engine, text_of(target->engine));
     request->attempts++;
+    request->reached_engine = true;
     request->exchange_over = false;
     request->engine_status = 0;
     request->dialect = dialect;
@@ -160,7 +162,6 @@ static enum step_result retry(struct request *request, const char *reason)
 enum step_result step_forward(struct request *request)
 {
     if (request->exchange == NULL && !request->exchange_over) {
-        request->reached_engine = true;
         return start_attempt(request, false) ? STEP_WAIT : request_decide(request, OUTCOME_INTERNAL, NULL);
     }
     if (request->engine_status == 200 || request->relay_over)

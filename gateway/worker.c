@@ -190,13 +190,15 @@ static void release(struct worker *worker)
     free(worker);
 }
 
-struct worker *worker_create(int index, struct fleet *fleet)
+struct worker *worker_create(int index, const struct worker_shared *shared)
 {
     struct worker *worker = calloc(1, sizeof *worker);
     if (worker == NULL)
         return NULL;
     worker->index = index;
-    worker->fleet = fleet;
+    worker->fleet = shared->fleet;
+    worker->limiter = shared->limiter;
+    worker->estimator = shared->estimator;
     buffer_init(&worker->scratch, SCRATCH_BYTES_MAX);
     if (!prepare(worker)) {
         release(worker);

@@ -15,13 +15,17 @@
 #include "gateway/server.h"
 
 struct request;
+struct limiter;
+struct estimator;
 
 struct worker {
     int index;
     struct loop *loop;
     struct server *server;
     struct upstream *upstream;
-    struct fleet *fleet; /* shared */
+    struct fleet *fleet; /* shared, as are the next two */
+    struct limiter *limiter;
+    struct estimator *estimator;
     struct request *active;
     struct buffer scratch;    /* what one engine callback writes to its client; empty between callbacks */
     uint64_t random_state[2]; /* request ids; not for secrets */
@@ -30,8 +34,14 @@ struct worker {
     atomic_int active_requests; /* for the drain */
 };
 
+/* What all workers share; outlives them. */
+struct worker_shared {
+    struct fleet *fleet;
+    struct limiter *limiter;
+    struct estimator *estimator;
+};
 /* NULL when a resource is missing. The thread starts with worker_start. */
-struct worker *worker_create(int index, struct fleet *fleet);
+struct worker *worker_create(int index, const struct worker_shared *shared);
 bool worker_start(struct worker *worker);
 /* Serve an accepted socket; it is the worker's from now on. Any thread. */
 void worker_deal(struct worker *worker, int fd, const struct sockaddr_storage *address, socklen_t address_length);
