@@ -27,6 +27,8 @@ void bucket_change(struct bucket *bucket, int64_t capacity_milli, int64_t rate_m
 {
     ENSURE(capacity_milli > 0 && rate_milli_per_minute >= 0);
     bucket_refill(bucket, now);
+    if (bucket->rate_milli_per_minute == 0 && rate_milli_per_minute == 0)
+        bucket->balance_milli = cut((wide) bucket->balance_milli + capacity_milli - bucket->capacity_milli);
     bucket->capacity_milli = capacity_milli;
     bucket->rate_milli_per_minute = rate_milli_per_minute;
     if (bucket->balance_milli >= capacity_milli) {

@@ -22,7 +22,8 @@ struct bucket {
 
 /* Full at @now. */
 void bucket_begin(struct bucket *bucket, int64_t capacity_milli, int64_t rate_milli_per_minute, mono_us now);
-/* New limits: refilled by the old rate up to @now, then cut to the new capacity; never filled. */
+/* New limits: refilled by the old rate up to @now, then cut to the new capacity; never filled.
+ * Of seats what is taken stays taken: the rest is the new capacity less that, or negative. */
 void bucket_change(struct bucket *bucket, int64_t capacity_milli, int64_t rate_milli_per_minute, mono_us now);
 void bucket_refill(struct bucket *bucket, mono_us now);
 /* The balance covers @milli now (after bucket_refill). */

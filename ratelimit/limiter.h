@@ -27,9 +27,9 @@ struct limiter *limiter_create(void);
 /* No reservation may be open. NULLs. */
 void limiter_destroy(struct limiter **limiter);
 /* Make the buckets be what @policy says, matched by name: a changed limit takes effect with the next reservation and
- * never refills (a balance above the new capacity is cut to it; holds and debts stay); new buckets start full; buckets
- * that are gone stay until their last hold is settled. False, with nothing changed, when memory is exhausted. Any
- * thread. */
+ * never refills (a balance above the new capacity is cut to it; holds and debts stay; of seats exactly the taken ones
+ * stay taken); new buckets start full; buckets that are gone stay until their last hold is settled. False, with nothing
+ * changed, when memory is exhausted. Any thread. */
 bool limiter_apply(struct limiter *limiter, const struct policy *policy, mono_us now);
 
 /* Whose request for what. Texts are read during the call. */
