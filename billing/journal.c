@@ -51,8 +51,11 @@ struct journal {
 
 static bool segment_path(const struct journal *journal, uint32_t number, const char *suffix, char to[PATH_MAX])
 {
-    int length = snprintf(to, PATH_MAX, "%s/%08u%s", journal->directory, number, suffix);
-    return length > 0 && length < PATH_MAX;
+    struct builder path;
+    builder_init(&path, to, PATH_MAX);
+    builder_format(&path, "%s/%08u%s", journal->directory, number, suffix);
+    (void) builder_string(&path);
+    return !path.overflowed;
 }
 
 /* Allocated whole, so that a disk that fills up cannot refuse what was promised room. Named .next until it is written:

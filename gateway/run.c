@@ -1,5 +1,6 @@
 /* `tollgate run`: the master in this process, the gateway in a child of the same binary. */
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -39,6 +40,8 @@ int command_run(int argc, char **argv)
     const char *const arguments[] = {executable, "gateway", "--config", file, NULL};
     const struct master_options master = {
         .executable = executable, .arguments = arguments, .drain_ms = DRAIN_MS_UNTIL_TOLD};
+    log_configure(LOG_FORMAT_AUTO, LOG_INFO);
+    (void) signal(SIGPIPE, SIG_IGN); /* a log that nobody reads ends nothing */
     return master_run(&master);
 }
 
