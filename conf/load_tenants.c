@@ -10,6 +10,7 @@
 #include "conf/suggest.h"
 
 enum { SCOPE_LIST_MAX = 64 };
+static const struct scopes EVERYTHING;
 
 /* A tenant's map, wherever it was written. */
 struct tenant_source {
@@ -33,6 +34,8 @@ struct tenants_loading {
     size_t draft_count;
     size_t draft_capacity;
     struct key_draft *drafts;
+    struct limits tenant_presets;
+    struct limits key_presets;
 };
 
 static struct text tenant_name_of_file(const char *path)
@@ -185,6 +188,9 @@ static void load_key(struct tenants_loading *tenants, const struct node *map, co
     key->disabled = setting_number(map, SETTING_KEY_DISABLED) != 0;
     key->scopes = load_scopes(loading, setting_node(map, SETTING_KEY_SCOPES), SETTING_KEY_SCOPE_MODELS,
                               SETTING_KEY_SCOPE_ENDPOINTS);
+    const struct node *limits = setting_node(map, SETTING_KEY_LIMITS);
+    key->limits = loading_limits(loading, limits, &tenants->key_presets);
+    loading_warn_hard_in(loading, limits, &tenant->scopes, &key->scopes);
     add_draft(tenants, &draft);
 }
 
@@ -194,6 +200,10 @@ static void load_tenant(struct tenants_loading *tenants, const struct node *map,
     tenant->disabled = setting_number(map, SETTING_TENANT_DISABLED) != 0;
     tenant->scopes = load_scopes(loading, setting_node(map, SETTING_TENANT_SCOPES), SETTING_TENANT_SCOPE_MODELS,
                                  SETTING_TENANT_SCOPE_ENDPOINTS);
+    const struct node *limits = setting_node(map, SETTING_TENANT_LIMITS);
+    tenant->limits = loading_limits(loading, limits, &tenants->tenant_presets);
+    loading_warn_hard_in(loading, limits, &tenant->scopes, &EVERYTHING);
+    loading_tenant_models(loading, setting_node(map, SETTING_TENANT_MODELS), tenant);
     const struct node *keys = setting_node(map, SETTING_KEYS);
     for (const struct node *key = keys != NULL && keys->valid ? keys->first : NULL; key != NULL; key = key->next) {
         if (key->valid)
@@ -286,6 +296,7 @@ static void add_record(struct tenants_loading *tenants, const struct keys_file_r
     key->expires_wall_ms = record->expires_wall_ms;
     key->disabled = record->disabled;
     key->scopes = scopes_of_record(loading, record, place);
+    key->limits = tenants->key_presets;
     add_draft(tenants, &draft);
 }
 
@@ -421,10 +432,23 @@ static void check_any_key(struct loading *loading)
                         "with `tollgate keys new`");
 }
 
+/* Told once here, not again for each tenant and key. */
+static struct limits load_presets(struct loading *loading, enum setting_id kind, enum setting_id limits_id)
+{
+    const struct node *map = setting_node(setting_node(setting_node(loading->root, SETTING_DEFAULTS), kind), limits_id);
+    loading_warn_hard_in(loading, map, &EVERYTHING, &EVERYTHING);
+    return loading_limits(loading, map, NULL);
+}
+
 void load_tenants(struct loading *loading)
 {
     struct policy *policy = &loading->snapshot->policy;
-    struct tenants_loading tenants = {.loading = loading};
+    struct tenants_loading tenants = {
+        .loading = loading,
+        .tenant_presets = load_presets(loading, SETTING_DEFAULTS_TENANT, SETTING_DEFAULTS_TENANT_LIMITS),
+        .key_presets = load_presets(loading, SETTING_DEFAULTS_KEY, SETTING_DEFAULTS_KEY_LIMITS),
+    };
+    policy->user_limits = load_presets(loading, SETTING_DEFAULTS_USER, SETTING_DEFAULTS_USER_LIMITS);
     if (!gather_sources(&tenants))
         return;
     tenants.tenants = loading_take(loading, tenants.source_count, sizeof(*tenants.tenants));

@@ -26,6 +26,18 @@ void *loading_take(struct loading *loading, size_t count, size_t size);
 /* Read the secret in the file that @node names; none when @node is NULL or not valid. */
 struct secret loading_read_secret(struct loading *loading, const struct node *node);
 
+/* The limits in @map, with what it does not write taken from @presets. Either may be NULL. Contradictions are told at
+ * what @map writes. */
+struct limits loading_limits(struct loading *loading, const struct node *map, const struct limits *presets);
+/* Warn of `on_exceed: hard` in @map (may be NULL) at @model when nothing bounds that model's output. True when warned.
+ */
+bool loading_warn_hard(struct loading *loading, const struct node *map, const struct model *model);
+/* The same for all models that both scopes allow; warns of the first. */
+void loading_warn_hard_in(struct loading *loading, const struct node *map, const struct scopes *outer,
+                          const struct scopes *inner);
+/* `tenants.<name>.models` of @map to @tenant. */
+void loading_tenant_models(struct loading *loading, const struct node *map, struct tenant *tenant);
+
 /* The parts. Each tells its problems; the policy is used only when there was no error. Models come before tenants. */
 void load_models(struct loading *loading);
 void load_tenants(struct loading *loading);

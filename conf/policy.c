@@ -11,6 +11,7 @@
 enum { SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024 };
 
 const char *const ENDPOINT_NAMES[ENDPOINT_COUNT] = {"completions", "chat", "embeddings", "models"};
+const char *const ON_EXCEED_NAMES[ON_EXCEED_COUNT] = {"soft", "hard", "cut"};
 const char *const DIALECT_NAMES[DIALECT_COUNT] = {"openai", "vllm", "llamacpp"};
 
 /* Policies are const for everybody else; their memory is a snapshot's. */

@@ -34,7 +34,8 @@ struct limits {
     bool strict_window; /* no 60 s window exceeds the limit: the rest after the burst flows back, (limit - burst) a
                            minute; the burst is then a tenth unless given */
     enum on_exceed on_exceed;
-    const char *origin; /* "file:line:col" of the `limits` map, "" when there is none */
+    const char *origin; /* "file:line:col" of the `limits` map, "" when there is none. Of the presets' map when no other
+                           was written; behind a comma and a blank when it gives a part of these limits */
 };
 
 /* What a tenant or key may use. A part that was not written allows everything. */

@@ -22,6 +22,7 @@ static const struct {
     [TYPE_NAMED] = {"map by name", "a map of names (name: {…})"},
     [TYPE_VARIABLES] = {"map by name", "a map of variables (NAME: value)"},
     [TYPE_LIST] = {"list", "a list ([a, b], or lines that begin with -)"},
+    [TYPE_LIMITS] = {"limits", "a map of limits (requests_per_minute: 60)"},
     [TYPE_STRING] = {"text", "text"},
     [TYPE_ARGUMENT] = {"text", "text"},
     [TYPE_NAME] = {"name", "a name of letters, digits and . _ : / -"},
@@ -36,6 +37,7 @@ static const struct {
     [TYPE_URL] = {"URL", "a URL such as http://127.0.0.1:8000 or unix:/run/engine.sock"},
     [TYPE_DIALECT] = {"one of", "a kind of engine"},
     [TYPE_ENDPOINT] = {"one of", "an endpoint"},
+    [TYPE_ON_EXCEED] = {"one of", "soft, hard or cut"},
 };
 
 const char *setting_type_name(enum setting_type type)
@@ -48,8 +50,20 @@ const char *setting_type_expects(enum setting_type type)
     return TYPE_WORDS[type].expects;
 }
 
+/* The one row below which the settings of @parent stand. */
+static enum setting_id describing(enum setting_id parent)
+{
+    return SETTINGS[parent].type == TYPE_LIMITS ? SETTING_MODEL_LIMITS : parent;
+}
+
+enum setting_id setting_first_child(enum setting_id parent)
+{
+    return describing(parent) + 1;
+}
+
 enum setting_id setting_child(enum setting_id parent, struct text name)
 {
+    parent = describing(parent);
     struct text prefix = text_of(SETTINGS[parent].path);
     bool is_item = text_equal(name, TEXT("[]"));
     if (!is_item && name.length > 0 && (memchr(name.at, '.', name.length) || memchr(name.at, '[', name.length)))
@@ -90,6 +104,10 @@ const char *const *setting_choices(enum setting_type type, size_t *ret_count)
     if (type == TYPE_ENDPOINT) {
         *ret_count = ENDPOINT_COUNT;
         return ENDPOINT_NAMES;
+    }
+    if (type == TYPE_ON_EXCEED) {
+        *ret_count = ON_EXCEED_COUNT;
+        return ON_EXCEED_NAMES;
     }
     return NULL;
 }
@@ -141,6 +159,7 @@ bool setting_parse(enum setting_type type, struct text value, int64_t *ret_numbe
     case TYPE_NAMED:
     case TYPE_VARIABLES:
     case TYPE_LIST:
+    case TYPE_LIMITS:
     case TYPE_COUNT:
         return false;
     case TYPE_ARGUMENT:
@@ -167,6 +186,7 @@ bool setting_parse(enum setting_type type, struct text value, int64_t *ret_numbe
         return address_parse_url(value, &url) == NULL;
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
+    case TYPE_ON_EXCEED:
         return parse_choice(type, value, ret_number);
     }
     UNREACHABLE("every type has its case");

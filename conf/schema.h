@@ -17,6 +17,7 @@ enum setting_type {
     TYPE_NAMED,       /* things of one kind, by names that the user gives */
     TYPE_VARIABLES,   /* the same, by names of environment variables */
     TYPE_LIST,        /* things of one kind */
+    TYPE_LIMITS,      /* a map with the settings of models.<name>.limits */
     TYPE_STRING,      /* printable text */
     TYPE_ARGUMENT,    /* any text */
     TYPE_NAME,        /* letters, digits and . _ : / - */
@@ -31,6 +32,7 @@ enum setting_type {
     TYPE_URL,         /* of an engine */
     TYPE_DIALECT,     /* number: enum engine_dialect */
     TYPE_ENDPOINT,    /* number: enum endpoint */
+    TYPE_ON_EXCEED,   /* number: enum on_exceed */
     TYPE_COUNT
 };
 
@@ -50,13 +52,15 @@ struct setting {
 };
 extern const struct setting SETTINGS[SETTING_COUNT];
 
+/* The first row that may be a child of @parent: the rows of LIMITS stand elsewhere, before their users. */
+enum setting_id setting_first_child(enum setting_id parent);
 /* The child of @parent that is called @name ("<name>" and "[]" match themselves only), or SETTING_COUNT. */
 enum setting_id setting_child(enum setting_id parent, struct text name);
 /* The one kind of thing a NAMED, VARIABLES or LIST holds. */
 enum setting_id setting_item(enum setting_id parent);
 /* The last part of the path: "length" of "models.<name>.queue.length"; "aliases[]" for a list's items. */
 const char *setting_name(enum setting_id id);
-/* The words a DIALECT or ENDPOINT may be; NULL for other types. */
+/* The words a DIALECT, ENDPOINT or ON_EXCEED may be; NULL for other types. */
 const char *const *setting_choices(enum setting_type type, size_t *ret_count);
 /* The type in the words of the documentation ("duration") and of an error ("a duration such as 30s"). */
 const char *setting_type_name(enum setting_type type);

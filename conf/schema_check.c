@@ -45,7 +45,7 @@ static void report_kind(const struct schema_context *context, enum setting_id id
     if (node->kind == NODE_EMPTY && id == SETTING_ROOT)
         problem_error(context->problems, node->place,
                       "the file is empty: it needs at least models: {name: {engines: [{url: …}]}}");
-    else if (node->kind == NODE_EMPTY && type == TYPE_MAP)
+    else if (node->kind == NODE_EMPTY && (type == TYPE_MAP || type == TYPE_LIMITS))
         problem_error(context->problems, node->place,
                       "%.*s is empty: give its settings, indented by two more blanks, or write {} if it has none",
                       TEXT_ARGUMENTS(label));
@@ -60,7 +60,7 @@ static void report_kind(const struct schema_context *context, enum setting_id id
 /* The names that a map may have, for an error. */
 static void list_children(enum setting_id parent, struct builder *to)
 {
-    for (enum setting_id id = parent + 1; id < SETTING_COUNT; id++) {
+    for (enum setting_id id = setting_first_child(parent); id < SETTING_COUNT; id++) {
         if (setting_child(parent, text_of(setting_name(id))) != id)
             continue;
         builder_format(to, "%s%s", to->length > 0 ? ", " : "", setting_name(id));
@@ -77,17 +77,36 @@ static enum setting_id find_elsewhere(struct text name)
     return SETTING_COUNT;
 }
 
+/* The map below @parent that has a setting called @name. */
+static enum setting_id find_below(enum setting_id parent, struct text name)
+{
+    for (enum setting_id id = setting_first_child(parent); id < SETTING_COUNT; id++) {
+        bool is_map = SETTINGS[id].type == TYPE_MAP || SETTINGS[id].type == TYPE_LIMITS;
+        if (!is_map || setting_child(parent, text_of(setting_name(id))) != id)
+            continue;
+        if (setting_child(id, name) != SETTING_COUNT)
+            return id;
+    }
+    return SETTING_COUNT;
+}
+
 static void report_unknown(const struct schema_context *context, enum setting_id parent, const struct node *child)
 {
     struct suggestion suggestion = {0};
     struct text key = shortened(child->key);
-    for (enum setting_id id = parent + 1; id < SETTING_COUNT; id++) {
+    for (enum setting_id id = setting_first_child(parent); id < SETTING_COUNT; id++) {
         if (setting_child(parent, text_of(setting_name(id))) == id)
             suggest_look_at(&suggestion, child->key, setting_name(id));
     }
     if (suggestion.best != NULL) {
         problem_error(context->problems, child->key_place, "unknown setting \"%.*s\": did you mean \"%s\"?",
                       TEXT_ARGUMENTS(key), suggestion.best);
+        return;
+    }
+    enum setting_id below = find_below(parent, child->key);
+    if (below != SETTING_COUNT) {
+        problem_error(context->problems, child->key_place, "\"%.*s\" does not belong here, but one level deeper, in %s",
+                      TEXT_ARGUMENTS(key), setting_name(below));
         return;
     }
     enum setting_id elsewhere = find_elsewhere(child->key);
@@ -107,7 +126,7 @@ static void report_unknown(const struct schema_context *context, enum setting_id
 static void check_required(const struct schema_context *context, enum setting_id parent, const struct node *map)
 {
     struct text label = label_of(parent, map);
-    for (enum setting_id id = parent + 1; id < SETTING_COUNT; id++) {
+    for (enum setting_id id = setting_first_child(parent); id < SETTING_COUNT; id++) {
         if ((SETTINGS[id].flags & SETTING_REQUIRED) == 0 || setting_node(map, id) != NULL)
             continue;
         if (setting_child(parent, text_of(setting_name(id))) != id)
@@ -175,7 +194,7 @@ static void check_container(const struct schema_context *context, enum setting_i
         return;
     }
     node->valid = true;
-    if (type == TYPE_MAP) {
+    if (type == TYPE_MAP || type == TYPE_LIMITS) {
         check_map(context, id, node);
         return;
     }
@@ -312,6 +331,7 @@ void schema_check(const struct schema_context *context, enum setting_id id, stru
     case TYPE_NAMED:
     case TYPE_VARIABLES:
     case TYPE_LIST:
+    case TYPE_LIMITS:
         check_container(context, id, node);
         return;
     case TYPE_STRING:
@@ -328,6 +348,7 @@ void schema_check(const struct schema_context *context, enum setting_id id, stru
     case TYPE_URL:
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
+    case TYPE_ON_EXCEED:
         check_scalar(context, id, node);
         return;
     case TYPE_COUNT:

@@ -56,6 +56,7 @@ static json_t *scalar_schema(const struct setting *setting)
         return or_variable(string_schema(name_pattern));
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
+    case TYPE_ON_EXCEED:
         return choice_schema(setting->type);
     case TYPE_STRING:
     case TYPE_ARGUMENT:
@@ -68,6 +69,7 @@ static json_t *scalar_schema(const struct setting *setting)
     case TYPE_NAMED:
     case TYPE_VARIABLES:
     case TYPE_LIST:
+    case TYPE_LIMITS:
     case TYPE_COUNT:
         break;
     }
@@ -79,7 +81,7 @@ static json_t *setting_schema(enum setting_id id);
 static json_t *map_schema(enum setting_id id)
 {
     json_t *properties = json_object(), *required = json_array();
-    for (enum setting_id child = id + 1; child < SETTING_COUNT; child++) {
+    for (enum setting_id child = setting_first_child(id); child < SETTING_COUNT; child++) {
         if (setting_child(id, text_of(setting_name(child))) != child)
             continue;
         json_object_set_new(properties, setting_name(child), setting_schema(child));
@@ -127,7 +129,7 @@ static json_t *setting_schema(enum setting_id id)
 {
     const struct setting *setting = &SETTINGS[id];
     json_t *schema;
-    if (setting->type == TYPE_MAP)
+    if (setting->type == TYPE_MAP || setting->type == TYPE_LIMITS)
         schema = map_schema(id);
     else if (setting->type == TYPE_NAMED || setting->type == TYPE_VARIABLES)
         schema = named_schema(id);

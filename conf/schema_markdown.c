@@ -55,6 +55,8 @@ static bool add_type(struct buffer *to, enum setting_id id)
     bool fits = buffer_add(to, text_of(choices != NULL ? "" : setting_type_name(type)));
     for (size_t i = 0; choices != NULL && i < count; i++)
         fits = fits && buffer_format(to, "%s`%s`", i > 0 ? ", " : "", choices[i]);
+    if (type == TYPE_LIMITS)
+        fits = fits && buffer_format(to, ": as `%s`", SETTINGS[SETTING_MODEL_LIMITS].path);
     if (SETTINGS[id].unit[0] != '\0')
         fits = fits && buffer_format(to, " (%s)", SETTINGS[id].unit);
     return fits;

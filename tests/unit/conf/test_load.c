@@ -122,6 +122,7 @@ static const char *const everything =
     "    max_output_tokens: 1024\n"
     "    default_max_tokens: 32\n"
     "    queue: { length: 0, wait: 1s }\n"
+    "    limits: { requests_per_minute: 1, tokens_per_minute: 1000000000000, concurrent_requests: 3 }\n"
     "    timeouts: { connect: 1s, first_token: 2s, inter_chunk: 3s, total: 4s }\n"
     "    start_timeout: 1h\n"
     "    engines:\n"
