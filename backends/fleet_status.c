@@ -61,29 +61,35 @@ void fleet_each_model(struct fleet *fleet, model_status_receiver *receive, void 
 
 /* ---- GET /admin/v1/engines ---- */
 
-static json_t *string_or_null(const char *string)
-{
-    return string != NULL && string[0] != '\0' ? json_string(string) : json_null();
-}
-
-/* An engine writes what it likes: what is no UTF-8 becomes '?', so that the rest can be read. */
-static json_t *log_lines(const struct instance *instance)
+/* An engine writes what it likes, and texts may be cut within a character: then all but plain ASCII becomes '?'. */
+static json_t *json_of_bytes(struct text bytes)
 {
     char copy[INSTANCE_LOG_TAIL_BYTES];
+    size_t length = bytes.length < sizeof(copy) ? bytes.length : sizeof(copy);
+    json_t *string = json_stringn(bytes.at, bytes.length);
+
+    if (string != NULL)
+        return string;
+    for (size_t i = 0; i < length; i++)
+        copy[i] = bytes.at[i] >= ' ' && bytes.at[i] <= '~' ? bytes.at[i] : '?';
+    return json_stringn(copy, length);
+}
+
+static json_t *string_or_null(const char *string)
+{
+    return string[0] != '\0' ? json_of_bytes(text_of(string)) : json_null();
+}
+
+static json_t *log_lines(const struct instance *instance)
+{
     json_t *lines = json_array();
     struct text rest = {instance->log_tail, instance->log_tail_length};
 
     while (rest.length > 0) {
         const char *end = memchr(rest.at, '\n', rest.length);
         size_t length = end != NULL ? (size_t) (end - rest.at) : rest.length;
-        json_t *line = json_stringn(rest.at, length);
 
-        if (line == NULL) {
-            for (size_t i = 0; i < length; i++)
-                copy[i] = rest.at[i] >= ' ' && rest.at[i] <= '~' ? rest.at[i] : '?';
-            line = json_stringn(copy, length);
-        }
-        json_array_append_new(lines, line);
+        json_array_append_new(lines, json_of_bytes((struct text){rest.at, length}));
         length += end != NULL;
         rest = (struct text){rest.at + length, rest.length - length};
     }

@@ -90,7 +90,12 @@ void lease_end(struct lease **lease, enum lease_outcome outcome)
 
 void lease_progress(struct lease *lease)
 {
-    atomic_store_explicit(&lease->instance->last_progress, clock_mono_ms(), memory_order_relaxed);
+    _Atomic mono_ms *last = &lease->instance->last_progress;
+    mono_ms now = clock_mono_ms();
+
+    /* Many threads tell, many times a millisecond: one of them writes. */
+    if (atomic_load_explicit(last, memory_order_relaxed) != now)
+        atomic_store_explicit(last, now, memory_order_relaxed);
 }
 
 bool fleet_retry_allowed(struct fleet *fleet, const char *model)

@@ -8,7 +8,7 @@
 #include "backends/dialect.h"
 #include "base/panic.h"
 
-enum { URL_BYTES_MAX = 2048, KEY_BYTES_MAX = 128, CONTEXT_TOKENS_MAX = 1 << 30, SLOTS_MAX = 1 << 20 };
+enum { URL_BYTES_MAX = 2048, KEY_BYTES_MAX = 128, CONTEXT_TOKENS_MAX = 1 << 30 };
 
 enum verdict { FAILED, PASSED, ASK_AGAIN };
 
@@ -191,7 +191,7 @@ static enum verdict judge_slots(struct probe *probe, const struct fetch_result *
 {
     json_t *answer = result->status == 200 ? json_loadb(result->body.at, result->body.length, 0, NULL) : NULL;
 
-    probe->slots = (int) integer_at(answer, probe->dialect->slots_key, SLOTS_MAX);
+    probe->slots = (int) integer_at(answer, probe->dialect->slots_key, PROBE_SLOTS_MAX);
     if (probe->dialect->context_key != NULL)
         probe->context_tokens = integer_at(answer, probe->dialect->context_key, CONTEXT_TOKENS_MAX);
     json_decref(answer);

@@ -13,7 +13,8 @@ enum {
     PROBE_ANSWER_MS = 10 * 1000,       /* for questions that cost no generation */
     PROBE_TOKEN_MS = 30 * 1000,        /* for one token of an engine that was READY */
     PROBE_FIRST_TOKEN_MS = 120 * 1000, /* for the very first: engines compile and warm up on it */
-    PROBE_EVIDENCE_BYTES = 256
+    PROBE_EVIDENCE_BYTES = 256,
+    PROBE_SLOTS_MAX = 1 << 20
 };
 
 enum probe_kind {

@@ -105,10 +105,18 @@ void upkeep_exited(struct instance *instance, const struct child_exit *exit)
 
 void upkeep_logged(struct instance *instance, struct text bytes)
 {
-    size_t kept = bytes.length < INSTANCE_LOG_TAIL_BYTES ? bytes.length : INSTANCE_LOG_TAIL_BYTES;
+    const char *line_end;
 
-    memcpy(instance->log_tail, bytes.at + bytes.length - kept, kept);
-    instance->log_tail_length = kept;
+    if (bytes.length > INSTANCE_LOG_TAIL_BYTES) {
+        bytes.at += bytes.length - INSTANCE_LOG_TAIL_BYTES;
+        bytes.length = INSTANCE_LOG_TAIL_BYTES;
+        line_end = memchr(bytes.at, '\n', bytes.length);
+        if (line_end != NULL) /* whole lines only */
+            bytes = (struct text){line_end + 1, (size_t) (bytes.at + bytes.length - line_end - 1)};
+    }
+    if (bytes.length > 0)
+        memcpy(instance->log_tail, bytes.at, bytes.length);
+    instance->log_tail_length = bytes.length;
 }
 
 /* ---- stopping ---- */
@@ -207,15 +215,31 @@ static void on_answers(void *owner, const char *evidence)
         instance_set_state(instance, INSTANCE_WARMING, "%s", evidence);
 }
 
-static void become_ready(struct instance *instance, const char *evidence)
+/* What the master keeps for the gateway after us: READY, and how many requests the engine said it runs at once (0 = it
+ * does not say), for a busy engine may be slow to say it again. */
+static int64_t ready_mark(int slots)
+{
+    return 1 + (int64_t) slots;
+}
+
+static bool was_ready(int64_t mark, int *ret_slots)
+{
+    if (mark < 1 || mark - 1 > PROBE_SLOTS_MAX)
+        return false;
+    *ret_slots = (int) (mark - 1);
+    return true;
+}
+
+static void become_ready(struct instance *instance, const struct probe_result *result)
 {
     loop_timer_cancel(instance->fleet->control, &instance->clock_timer);
     backoff_ready(&instance->backoff);
     instance->liveness.failures = 0;
-    instance_set_state(instance, INSTANCE_READY, "%s after %.1f s", evidence,
+    instance_set_facts(instance, result->slots, result->context_tokens);
+    instance_set_state(instance, INSTANCE_READY, "%s after %.1f s", result->evidence,
                        (double) (now_ms() - instance->started_at) / 1000);
     if (instance->is_spawned)
-        children_mark(instance->fleet->children, instance->name, 1);
+        children_mark(instance->fleet->children, instance->name, ready_mark(result->slots));
     line_serve(instance->line);
 }
 
@@ -226,8 +250,7 @@ static void on_readiness(void *owner, const struct probe_result *result)
 
     instance->probe = NULL;
     if (result->passed) {
-        instance_set_facts(instance, result->slots, result->context_tokens);
-        become_ready(instance, result->evidence);
+        become_ready(instance, result);
         set_timer(instance, &instance->probe_timer, UPKEEP_LIVENESS_MS);
     } else if (!instance->is_spawned) {
         restart(instance, result->evidence);
@@ -339,6 +362,8 @@ static void on_probe_timer(struct loop_timer *timer)
 {
     struct instance *instance = timer->owner;
 
+    if (instance->has_child)
+        children_ask_logs(instance->fleet->children, instance->name);
     if (instance->state == INSTANCE_READY) {
         struct liveness_facts facts = instance_liveness_facts(instance, now_ms());
 
@@ -449,6 +474,7 @@ void upkeep_started(struct instance *instance, int pid)
 void upkeep_adopt(struct instance *instance, const struct child_info *child, int port)
 {
     int64_t start_left_ms = instance->start_timeout_ms - child->running_ms;
+    int slots;
 
     instance->has_child = true;
     instance->pid = child->pid;
@@ -457,7 +483,9 @@ void upkeep_adopt(struct instance *instance, const struct child_info *child, int
     instance_set_port(instance, port);
     instance_set_state(instance, INSTANCE_STARTING, "runs since before this gateway, for %.1f s",
                        (double) child->running_ms / 1000);
-    if (child->mark == 1 && is_our_childs(instance)) {
+    if (was_ready(child->mark, &slots) && is_our_childs(instance)) {
+        if (slots > 0)
+            instance_set_facts(instance, slots, 0);
         instance_set_state(instance, INSTANCE_READY, "was READY before this gateway and has its address");
         line_serve(instance->line);
         ask(instance, PROBE_FACTS);

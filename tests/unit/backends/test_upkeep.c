@@ -344,12 +344,14 @@ static void adopt_ready(struct house *house, const char *where)
     replace_gateway(house);
     fleet_room_apply(&house->room);
     assert_int_equal(fleet_room_status(&house->room).ready, 1); /* at once */
+    assert_int_equal(fleet_room_status(&house->room).slots, 3);
     assert_int_equal(noted_take(&house->room, &noted, NULL), LEASE_TAKEN);
     assert_int_equal(ask_engine(house, noted.lease), 200);
     lease_end(&noted.lease, LEASE_OK);
     assert_int_equal(pid_of_engine(house), pid);
-    while (fleet_room_status(&house->room).slots != 3)
+    while (fleet_context_tokens(house->room.fleet, "m") != 512)
         loop_run_once(house->room.control, 100);
+    assert_int_equal(fleet_room_status(&house->room).slots, 3);
 }
 
 static void test_ready_engine_is_adopted_and_serves_at_once(void **state)
