@@ -18,7 +18,7 @@ enum {
     HEADER_LINE_BYTES = 128,
     BEARER_LINE_BYTES = 4096,
     URL_BYTES = 1024,
-    IDLE_CONNECTION_SECONDS = 4, /* engines close at 5 s: a connection older than that is a coin toss */
+    IDLE_CONNECTION_SECONDS = 3, /* engines close at 5 s; curl drops what is idle for a whole second more than this */
     RELEASED_MS_MAX = 1000,
     RELEASED_BYTES_MAX = 64 * 1024,
     HANDLES_KEPT_MAX = 256
@@ -52,6 +52,7 @@ struct exchange {
     bool paused;
     bool released;
     bool cancelled; /* from inside a call of ours: curl may not be touched now */
+    bool ended;     /* `end` is being told: nothing is left to stop */
     bool inside_curl;
     size_t released_bytes;
     struct curl_slist headers[HEADER_LINES];
@@ -99,11 +100,10 @@ static void finish(struct exchange *exchange, enum exchange_end end, const char 
     void (*tell)(void *, enum exchange_end, const char *) = exchange->events.end;
     void *owner = exchange->owner;
     bool silent = exchange->released || exchange->cancelled;
-    char copy[CURL_ERROR_SIZE];
-    text_copy(copy, sizeof copy, text_of(detail));
-    put_away(exchange);
+    exchange->ended = true;
     if (!silent)
-        tell(owner, end, copy);
+        tell(owner, end, detail);
+    put_away(exchange);
 }
 
 /* Stop the transfer from outside curl and tell @end. */
@@ -118,8 +118,9 @@ static enum exchange_end end_of_result(const struct exchange *exchange, CURLcode
     long connects = 0;
     (void) curl_easy_getinfo(exchange->easy, CURLINFO_NUM_CONNECTS, &connects);
     bool reused = connects == 0;
+    /* curl has no objection to a head that was cut off. */
     if (result == CURLE_OK)
-        return EXCHANGE_DONE;
+        return exchange->head_told || exchange->released ? EXCHANGE_DONE : EXCHANGE_CLOSED_EARLY;
     /* curl found the reused connection dead and wanted to send the body again, which our seek refuses. */
     if (result == CURLE_SEND_FAIL_REWIND)
         return EXCHANGE_CLOSED_REUSED;
@@ -178,9 +179,19 @@ static void on_timer(struct loop_timer *timer)
     stop(exchange, end, "the engine was silent for too long");
 }
 
+/* To the next deadline, which may have come nearer. */
+static void set_timer(struct exchange *exchange)
+{
+    enum exchange_end end;
+    loop_timer_set(exchange->upstream->loop, &exchange->timer, next_deadline(exchange, &end));
+}
+
 void exchange_progress(struct exchange *exchange)
 {
+    bool is_first = exchange->progressed == 0;
     exchange->progressed = loop_now(exchange->upstream->loop);
+    if (is_first && !exchange->ended && !exchange->released)
+        set_timer(exchange);
 }
 
 /* ---- curl's calls ---- */
@@ -190,9 +201,11 @@ static size_t on_read(char *to, size_t size, size_t count, void *cls)
     struct exchange *exchange = cls;
     if (exchange->cancelled || exchange->released)
         return CURL_READFUNC_ABORT;
+    exchange->inside_curl = true;
     size_t copied = exchange->read_body(exchange->owner, exchange->body_sent, to, size * count);
+    exchange->inside_curl = false;
     exchange->body_sent += copied;
-    return copied;
+    return exchange->cancelled || exchange->released ? CURL_READFUNC_ABORT : copied;
 }
 
 /* A request body is never sent twice behind our back (research/backends.md, "libcurl silently runs a generation
@@ -288,8 +301,12 @@ void exchange_continue(struct exchange *exchange)
     if (!exchange->paused)
         return;
     exchange->paused = false;
-    exchange_progress(exchange);
+    exchange->progressed = loop_now(exchange->upstream->loop);
+    set_timer(exchange);
     (void) curl_easy_pause(exchange->easy, CURLPAUSE_CONT);
+    /* Cancelled by a call from inside that: curl would notice at the engine's next byte only. */
+    if (exchange->cancelled)
+        stop(exchange, EXCHANGE_CLOSED_EARLY, "");
 }
 
 /* ---- start ---- */
@@ -411,7 +428,7 @@ static void reset(struct exchange *exchange, const struct exchange_request *requ
     exchange->head = (struct exchange_head){.content_length = -1, .retry_after_ms = -1};
     exchange->head_bytes = 0;
     exchange->head_told = exchange->got_byte = exchange->paused = false;
-    exchange->released = exchange->cancelled = exchange->inside_curl = false;
+    exchange->released = exchange->cancelled = exchange->ended = exchange->inside_curl = false;
     exchange->released_bytes = 0;
 }
 
@@ -419,7 +436,6 @@ struct exchange *exchange_start(struct upstream *upstream, const struct exchange
                                 const struct exchange_events *events, void *owner)
 {
     struct exchange *exchange = take_handle(upstream);
-    enum exchange_end end;
     if (exchange == NULL)
         return NULL;
     reset(exchange, request, events, owner);
@@ -432,7 +448,7 @@ struct exchange *exchange_start(struct upstream *upstream, const struct exchange
     if (exchange->next != NULL)
         exchange->next->previous = exchange;
     upstream->active = exchange;
-    loop_timer_set(upstream->loop, &exchange->timer, next_deadline(exchange, &end));
+    set_timer(exchange);
     return exchange;
 }
 
@@ -440,7 +456,7 @@ void exchange_cancel(struct exchange **exchange_pointer)
 {
     struct exchange *exchange = *exchange_pointer;
     *exchange_pointer = NULL;
-    if (exchange == NULL)
+    if (exchange == NULL || exchange->ended)
         return;
     exchange->cancelled = true;
     /* From inside curl the callback's answer ends the transfer; `end` stays silent. */
@@ -452,10 +468,14 @@ void exchange_release(struct exchange **exchange_pointer)
 {
     struct exchange *exchange = *exchange_pointer;
     *exchange_pointer = NULL;
-    if (exchange == NULL)
+    if (exchange == NULL || exchange->ended)
         return;
     exchange->released = true;
     loop_timer_set(exchange->upstream->loop, &exchange->timer, loop_now(exchange->upstream->loop) + RELEASED_MS_MAX);
+    if (exchange->paused && !exchange->inside_curl) {
+        exchange->paused = false;
+        (void) curl_easy_pause(exchange->easy, CURLPAUSE_CONT);
+    }
 }
 
 /* ---- life ---- */
