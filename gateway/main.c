@@ -14,6 +14,7 @@ static const struct command COMMANDS[] = {
     {"keys new", "make an API key for a tenant", command_keys_new},
     {"keys list", "list the API keys, never the secrets", command_keys_list},
     {"reload", "make the running gateway read its configuration again", command_reload},
+    {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},
     {"version", "print the version", command_version},
 };
 enum { COMMAND_COUNT = sizeof(COMMANDS) / sizeof(COMMANDS[0]) };

@@ -21,7 +21,7 @@ from support import paths
 
 TOLLGATE = str(paths.TOLLGATE)
 TIMEOUT = 60 * paths.SLOWNESS
-COMMANDS = ["run", "check", "schema", "keys new", "keys list", "reload", "version"]
+COMMANDS = ["run", "check", "schema", "keys new", "keys list", "reload", "simulate", "version"]
 KEY = re.compile(r"tg_[a-z0-9]{1,8}_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 GOOD = """\
 models:

@@ -257,7 +257,7 @@ static void a_full_buffer_is_told(void **state)
     estimator_destroy(&estimator);
 }
 
-/* As many pairs as there may be, each with three histograms or so. */
+/* As many pairs as there may be. */
 static void a_full_table_fits_a_file(void **state)
 {
     (void) state;
