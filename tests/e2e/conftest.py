@@ -1,12 +1,12 @@
 """Fixtures. A test that kills or reloads its gateway makes one with make_gateway; the others share one.
 
 Environment: see support/paths.py (TOLLGATE is the binary; SLOWNESS multiplies every bound, for sanitizers)."""
+
 import pathlib
 import shutil
 import tempfile
 
 import pytest
-
 from support import paths
 from support.engine import ScriptedEngine, SpawnedEngine
 from support.gateway import Gateway, Key

@@ -1,8 +1,8 @@
 """What clients of OpenAI's API find: routes, bodies, headers, errors."""
+
 import json
 
 import pytest
-
 from support.gateway import openai_error
 
 
@@ -66,8 +66,9 @@ def test_the_engines_name_of_the_model_is_spliced_in(gateway, engines):
 
 def test_a_body_passes_with_its_bytes_unchanged_but_for_the_model(gateway, engines):
     body = (
-        b' { "seed":1,\n\t"model" : "small",  "prompt":"\xc3\xa4 \\u00e4 \\ud83d\\ude00 \\"q\\" [[tokens=2]]", "max_tokens":2,'
-        b'"logprobs":null , "ignore_eos":true,"repetition_penalty":1.10,"x":{"y":[1,2.50,-0,1e3,{}],"":null}, "stop":["\\n"] } '
+        b' { "seed":1,\n\t"model" : "small",  "prompt":"\xc3\xa4 \\u00e4 \\ud83d\\ude00 \\"q\\" [[tokens=2]]",'
+        b' "max_tokens":2,"logprobs":null , "ignore_eos":true,"repetition_penalty":1.10,'
+        b'"x":{"y":[1,2.50,-0,1e3,{}],"":null}, "stop":["\\n"] } '
     )
     answer = gateway.post("/v1/completions", body)
     assert answer.status_code == 200, answer.text
@@ -103,7 +104,9 @@ def test_a_cap_above_the_models_maximum_is_refused_or_lowered(gateway, engines):
 
 
 def test_no_client_header_reaches_the_engine_unasked(gateway, engines):
-    answer = gateway.complete("vllm", max_tokens=1, headers={"x-secret": "s", "cookie": "c=1", "x-forwarded-for": "1.2.3.4"})
+    answer = gateway.complete(
+        "vllm", max_tokens=1, headers={"x-secret": "s", "cookie": "c=1", "x-forwarded-for": "1.2.3.4"}
+    )
     headers = engines.vllm.seen(answer.headers["x-request-id"])[-1]["headers"]
     assert not {"authorization", "cookie", "x-secret", "x-forwarded-for"} & set(headers), headers
 
@@ -152,7 +155,11 @@ def test_models_are_listed_within_the_scope(gateway, keys):
 
 
 def test_an_unknown_model_is_404(gateway):
-    for answer in (gateway.complete("nope"), gateway.chat("nope"), gateway.post("/v1/embeddings", {"model": "nope", "input": "x"})):
+    for answer in (
+        gateway.complete("nope"),
+        gateway.chat("nope"),
+        gateway.post("/v1/embeddings", {"model": "nope", "input": "x"}),
+    ):
         assert answer.status_code == 404
         error = openai_error(answer)
         assert error["code"] == "model_not_found" and "nope" in error["message"]
@@ -174,7 +181,11 @@ def test_unknown_routes_are_404(gateway):
 
 
 def test_wrong_methods_are_405_and_say_which_are_right(gateway):
-    for method, path, allowed in (("GET", "/v1/completions", "POST"), ("POST", "/v1/models", "GET"), ("DELETE", "/v1/models/vllm", "GET")):
+    for method, path, allowed in (
+        ("GET", "/v1/completions", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/vllm", "GET"),
+    ):
         answer = gateway.client.request(method, path, headers=gateway.headers())
         assert answer.status_code == 405, (method, path)
         assert allowed in answer.headers["allow"]
@@ -235,7 +246,11 @@ def test_null_counts_as_absent(gateway):
 
 
 def test_refusals_for_good_say_so_and_others_when_to_come_back(gateway, engines, keys):
-    for answer in (gateway.complete("nope"), gateway.get("/v1/models", key=keys.unknown), gateway.complete("vllm", max_tokens=-1)):
+    for answer in (
+        gateway.complete("nope"),
+        gateway.get("/v1/models", key=keys.unknown),
+        gateway.complete("vllm", max_tokens=-1),
+    ):
         assert answer.headers["x-should-retry"] == "false"
         assert "retry-after" not in answer.headers
     busy = gateway.complete("quick", "[[fault=status=503]]")

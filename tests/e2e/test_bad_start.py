@@ -1,4 +1,5 @@
 """Starts that cannot succeed: a clear word on standard error, exit status 1, nothing left behind."""
+
 import os
 import pwd
 import re
@@ -9,7 +10,6 @@ import tempfile
 
 import pytest
 import yaml
-
 from support import paths, processes
 from support.engine import ScriptedEngine
 from support.gateway import Key, openai_error
@@ -122,7 +122,8 @@ def test_a_key_file_that_others_may_read_is_told_of(directory, make_engine):
 
 def test_a_missing_engine_binary_is_shown_and_answered_503(make_gateway):
     own = make_gateway(
-        {"models": {"m": {"engines": [{"spawn": ["./no-such-engine", "{socket}"]}], "queue": {"wait": "1s"}}}}, wait=False
+        {"models": {"m": {"engines": [{"spawn": ["./no-such-engine", "{socket}"]}], "queue": {"wait": "1s"}}}},
+        wait=False,
     )
     wait_until(own.answers_admin, "the gateway to start")
     wait_until(lambda: own.engine_state("m/1") in ("BACKOFF", "FAILED"), "the engine's state", 20)
@@ -139,7 +140,9 @@ def test_a_model_that_the_engine_does_not_have(make_gateway, make_engine):
     engine = make_engine(model="another")
     own = make_gateway({"models": {"m": {"engines": [engine.yaml()], "queue": {"wait": "1s"}}}}, wait=False)
     wait_until(own.answers_admin, "the gateway to start")
-    wait_until(lambda: "another" in str(own.engines()["m/1"]) or "not" in str(own.engines()["m/1"]["evidence"]), "evidence", 20)
+    wait_until(
+        lambda: "another" in str(own.engines()["m/1"]) or "not" in str(own.engines()["m/1"]["evidence"]), "evidence", 20
+    )
     assert own.engine_state("m/1") != "READY"
     assert own.complete("m").status_code == 503
 

@@ -1,10 +1,10 @@
 """A client that leaves: the engine hears of it at once, wherever the request stood."""
+
 import socket
 import struct
 import time
 
 import pytest
-
 from support import paths
 from support.waiting import wait_until
 
@@ -44,7 +44,15 @@ def assert_gone(gateway, engine, request_id, left):
 def test_before_the_first_byte(gateway, engines, how, stream):
     marker = f"before-{how}-{stream}"
     wire = gateway.wire()
-    gateway.send(wire, "/v1/chat/completions", {"model": "openai", "stream": stream, "messages": [{"role": "user", "content": f"{marker} [[fault=hang_before_headers]]"}]})
+    gateway.send(
+        wire,
+        "/v1/chat/completions",
+        {
+            "model": "openai",
+            "stream": stream,
+            "messages": [{"role": "user", "content": f"{marker} [[fault=hang_before_headers]]"}],
+        },
+    )
     request_id = last_request_of(engines.openai, marker)
     assert_gone(gateway, engines.openai, request_id, leave(wire, how))
     wire.close()
@@ -65,7 +73,11 @@ def test_in_the_middle_of_a_stream(gateway, engines, how):
 def test_while_a_whole_answer_is_generated(gateway, engines, how):
     marker = f"whole-{how}"
     wire = gateway.wire()
-    gateway.send(wire, "/v1/completions", {"model": "openai", "prompt": f"{marker} [[tokens=5000]][[interval_ms=20]]", "max_tokens": 5000})
+    gateway.send(
+        wire,
+        "/v1/completions",
+        {"model": "openai", "prompt": f"{marker} [[tokens=5000]][[interval_ms=20]]", "max_tokens": 5000},
+    )
     request_id = last_request_of(engines.openai, marker)
     assert_gone(gateway, engines.openai, request_id, leave(wire, how))
     wire.close()
@@ -79,7 +91,9 @@ def test_in_the_queue(gateway, engines):
     gateway.send(waiting, "/v1/completions", {"model": "narrow", "prompt": "leaves-the-queue"})
     wait_until(lambda: gateway.metric_sum("tollgate_queue_length", model="narrow") == 1, "the request to wait")
     waiting.close()
-    wait_until(lambda: gateway.metric_sum("tollgate_queue_length", model="narrow") == 0, "the place to be free", WITHIN_S)
+    wait_until(
+        lambda: gateway.metric_sum("tollgate_queue_length", model="narrow") == 0, "the place to be free", WITHIN_S
+    )
     engines.narrow.release()
     holder.read_answer()
     holder.close()
@@ -124,8 +138,12 @@ def test_an_abort_is_told_as_such(gateway):
 def test_100_aborts_leave_every_slot_free(gateway, engines):
     for i in range(100):
         wire = gateway.wire()
-        what = ["[[fault=hang_before_headers]]", "[[tokens=500]][[interval_ms=20]]", "[[tokens=500]][[first_ms=300]]"][i % 3]
-        gateway.send(wire, "/v1/completions", {"model": "spawned", "prompt": what, "max_tokens": 500, "stream": i % 2 == 0})
+        what = ["[[fault=hang_before_headers]]", "[[tokens=500]][[interval_ms=20]]", "[[tokens=500]][[first_ms=300]]"][
+            i % 3
+        ]
+        gateway.send(
+            wire, "/v1/completions", {"model": "spawned", "prompt": what, "max_tokens": 500, "stream": i % 2 == 0}
+        )
         time.sleep(0.005 * (i % 5))
         wire.close()
     gateway.wait_idle(1)

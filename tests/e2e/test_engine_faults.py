@@ -1,10 +1,10 @@
 """An engine that misbehaves: a clear error, never a silent [DONE], nothing hangs, one request on the wire unless the
 retry rule says otherwise."""
+
 import json
 import time
 
 import pytest
-
 from support import paths
 from support.gateway import openai_error
 from support.waiting import wait_until
@@ -90,7 +90,9 @@ def test_timeouts_are_504(gateway):
 def test_an_engine_that_never_ends_is_cut_off(gateway, engines):
     """The total timer: 4 s for this model."""
     begun = time.monotonic()
-    wire = gateway.open_stream("quick", "[[tokens=100000]][[interval_ms=50]]", "/v1/completions", max_tokens=100000, seconds=30)
+    wire = gateway.open_stream(
+        "quick", "[[tokens=100000]][[interval_ms=50]]", "/v1/completions", max_tokens=100000, seconds=30
+    )
     events = events_of(wire.read_body())
     wire.close()
     assert 3 < time.monotonic() - begun < 16 * paths.SLOWNESS
@@ -164,7 +166,17 @@ def test_502_and_503_go_to_another_instance(gateway, engines, status):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(
     "fault",
-    ["status=500", "status=504", "status=429", "status=400", "hang_before_headers", "hang_after_headers", "reset_after=1", "close_after=1", "truncated_json"],
+    [
+        "status=500",
+        "status=504",
+        "status=429",
+        "status=400",
+        "hang_before_headers",
+        "hang_after_headers",
+        "reset_after=1",
+        "close_after=1",
+        "truncated_json",
+    ],
 )
 def test_nothing_else_is_sent_twice(gateway, engines, fault, stream):
     _, _, request_id = ask(gateway, "pair", fault, stream)
@@ -198,7 +210,9 @@ def test_the_only_instance_that_cannot_be_reached_is_502_or_503(make_gateway, ma
     openai_error(answer)
     engine.start()
     own.wait_ready(60)
-    wait_until(lambda: own.complete("m", max_tokens=1).status_code == 200, "service after the engine came back", 60, 0.3)
+    wait_until(
+        lambda: own.complete("m", max_tokens=1).status_code == 200, "service after the engine came back", 60, 0.3
+    )
 
 
 class TestConnectionsThatCloseWithoutAByte:

@@ -1,4 +1,5 @@
 """The edge against raw bytes: what must be refused is refused, what crawls is cut off."""
+
 import base64
 import concurrent.futures
 import json
@@ -8,7 +9,6 @@ import threading
 import time
 
 import pytest
-
 from support import paths
 
 VECTORS = json.loads((paths.VECTORS / "http/http_vectors.json").read_text())
@@ -59,11 +59,14 @@ def play(port, vector):
 
 
 def crawl(port, first, pause, piece=b"a"):
-    """Send @first, then @piece after each @pause: the seconds until the other side closes."""
+    """Send @first (a list: with pauses between), then @piece after each @pause: the seconds until the other side
+    closes."""
     begun = time.monotonic()
     with socket.create_connection(("127.0.0.1", port)) as client:
         try:
-            client.sendall(first)
+            for packet in first if isinstance(first, list) else [first]:
+                client.sendall(packet)
+                time.sleep(0.1)
             while time.monotonic() - begun < 200 * paths.SLOWNESS:
                 client.settimeout(pause)
                 try:
@@ -82,7 +85,7 @@ def crawl(port, first, pause, piece=b"a"):
 @pytest.fixture(scope="module")
 def background(gateway, keys):
     """Everything that waits for a deadline runs at the same time."""
-    pool = concurrent.futures.ThreadPoolExecutor(len(VECTORS) + 8)
+    pool = concurrent.futures.ThreadPoolExecutor(len(VECTORS) + 16)
     jobs = {vector["id"]: pool.submit(play, gateway.port, vector) for vector in VECTORS}
     post = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {keys.full.bearer}\r\n".encode()
     crawlers = {
@@ -90,6 +93,9 @@ def background(gateway, keys):
         "request line": (b"GET /v1/", 0.5),
         "nothing": (b"", 0.5, None),
         "silent head": (b"GET /v1/models HTTP/1.1\r\n", 0.5, None),
+        "silent second head": (post + b"Content-Length: 2\r\n\r\n{}GET /v1/mod", 0.5, None),
+        "idle after a request": (post + b"Content-Length: 2\r\n\r\n{}", 0.5, None),
+        "idle after pieces": ([post, b"Content-Length: 2\r\n\r\n", b"{", b"}"], 0.5, None),
         "body": (post + b"Content-Length: 100000\r\n\r\n{", 0.5),
         "silent body": (post + b"Content-Length: 100000\r\n\r\n{", 0.5, None),
         "chunked body": (post + b"Transfer-Encoding: chunked\r\n\r\n", 0.5, b"1\r\na\r\n"),
@@ -126,7 +132,11 @@ def test_no_vector_reached_an_engine(background, engines):
     for vector in VECTORS:
         background[vector["id"]].result()
     for engine in engines.each_remote():
-        assert not [seen for seen in engine.seen() if seen["path"] not in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")]
+        assert not [
+            seen
+            for seen in engine.seen()
+            if seen["path"] not in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")
+        ]
         assert not [seen for seen in engine.seen() if seen["body"] in (b"hello", b"0123456789")]
 
 
@@ -136,7 +146,7 @@ def test_good_requests_are_served_meanwhile(background, gateway):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["head", "request line", "silent head"])
+@pytest.mark.parametrize("name", ["head", "request line", "silent head", "silent second head"])
 def test_a_head_must_come_within_5_s(background, name):
     seconds = background[name].result()
     assert 3 < seconds < 20 * paths.SLOWNESS
@@ -150,8 +160,9 @@ def test_a_body_must_come_within_30_s(background, name):
 
 
 @pytest.mark.slow
-def test_an_idle_connection_goes_after_60_s(background):
-    assert 40 < background["nothing"].result() < 240 * paths.SLOWNESS
+@pytest.mark.parametrize("name", ["nothing", "idle after a request", "idle after pieces"])
+def test_an_idle_connection_goes_after_60_s(background, name):
+    assert 40 < background[name].result() < 240 * paths.SLOWNESS
 
 
 def test_what_is_refused_is_counted(background, gateway):

@@ -1,8 +1,8 @@
 """Who may call what, and what the others hear."""
+
 import re
 
 import pytest
-
 from support.gateway import Key, openai_error
 
 BAD = ["unknown", "expired", "disabled", "of_disabled_tenant"]
@@ -16,7 +16,9 @@ def without_request_id(answer):
     return answer.status_code, headers, body
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models/vllm"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models/vllm"]
+)
 def test_every_bad_key_gets_the_same_401_bytes(gateway, keys, path):
     method = "GET" if "models" in path else "POST"
     body = None if method == "GET" else {"model": "vllm", "prompt": "x", "messages": [], "input": "x"}
@@ -33,9 +35,16 @@ def test_every_bad_key_gets_the_same_401_bytes(gateway, keys, path):
         Key("a.b.c"),
     ]
     answers = [ask(key.headers) for key in bad]
-    answers += [ask({}), ask({"authorization": ""}), ask({"authorization": "Basic dTpw"}), ask({"authorization": keys.full.bearer})]
+    answers += [
+        ask({}),
+        ask({"authorization": ""}),
+        ask({"authorization": "Basic dTpw"}),
+        ask({"authorization": keys.full.bearer}),
+    ]
     assert {answer.status_code for answer in answers} == {401}
-    assert len({str(without_request_id(answer)) for answer in answers}) == 1, [without_request_id(answer) for answer in answers]
+    assert len({str(without_request_id(answer)) for answer in answers}) == 1, [
+        without_request_id(answer) for answer in answers
+    ]
     error = openai_error(answers[0])
     assert "Incorrect API key provided" in error["message"], "LiteLLM goes by this text"
     assert error["code"] == "invalid_api_key"

@@ -1,4 +1,5 @@
 """What the gateway tells: metrics, log lines, health, the admin API. And what it never tells."""
+
 import json
 import pathlib
 import re
@@ -6,7 +7,6 @@ import subprocess
 
 import httpx
 import pytest
-
 from conftest import API_KEY_OF_ENGINE
 from support import paths, processes
 from support.waiting import wait_until
@@ -149,7 +149,10 @@ def test_no_secret_is_told_anywhere(gateway, keys, traffic):
 
 
 def test_errors_do_not_echo_secrets(gateway, keys, traffic):
-    for body in (b'{"model": "vllm", "prompt": "' + PROMPT_CANARY.encode() + b'"', b'{"prompt": "' + PROMPT_CANARY.encode() + b'"}'):
+    for body in (
+        b'{"model": "vllm", "prompt": "' + PROMPT_CANARY.encode() + b'"',
+        b'{"prompt": "' + PROMPT_CANARY.encode() + b'"}',
+    ):
         assert PROMPT_CANARY not in gateway.post("/v1/completions", body).text
 
 

@@ -1,6 +1,6 @@
 """The official clients for Python and Node, as people use them."""
-import pytest
 
+import pytest
 from support.official import AsyncPythonClient, Failure, NodeClient, PythonClient
 from support.waiting import wait_until
 
@@ -27,7 +27,9 @@ def words(text):
 
 def text_of(chunks):
     return "".join(
-        choice.get("text") or (choice.get("delta") or {}).get("content") or "" for chunk in chunks for choice in chunk["choices"]
+        choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        for chunk in chunks
+        for choice in chunk["choices"]
     )
 
 
@@ -79,7 +81,9 @@ def test_the_request_id_is_found(client, engines):
 
 def test_an_abort_reaches_the_engine(client, engines):
     before = len([line for line in engines.openai.counts() if line["event"] == "gone"])
-    chunks = client.stream(stop_after=2, model="openai", messages=words("[[tokens=2000]][[interval_ms=20]]"), max_tokens=2000)
+    chunks = client.stream(
+        stop_after=2, model="openai", messages=words("[[tokens=2000]][[interval_ms=20]]"), max_tokens=2000
+    )
     assert len(chunks) == 2
     wait_until(
         lambda: len([line for line in engines.openai.counts() if line["event"] == "gone"]) == before + 1,

@@ -1,4 +1,5 @@
 """The master and what it keeps: crashes of the gateway, of engines and of the master itself, and orderly ends."""
+
 import os
 import signal
 import socket
@@ -7,7 +8,6 @@ import time
 
 import httpx
 import pytest
-
 from support import paths, processes
 from support.engine import SpawnedEngine
 from support.waiting import wait_until
@@ -147,9 +147,10 @@ def test_kill_of_the_master_leaves_nothing(own, engine):
 
 
 def test_after_the_master_was_killed_a_start_finds_a_clean_house(own, engine):
+    family = processes.descendants(own.master_pid)
     os.kill(own.master_pid, signal.SIGKILL)
     own.process.wait()
-    wait_until(lambda: engine.pid is None, "the engine to end", 8)
+    wait_until(lambda: not any(processes.is_alive(pid) for pid in family), "everything to end", 8)
     own.start()
     assert own.complete("m", max_tokens=1).status_code == 200
 
@@ -213,7 +214,9 @@ def test_a_gateway_that_keeps_dying_is_given_up(own, engine):
         pid = wait_until(own.gateway_pid, "a gateway process", 10)
         wait_until(lambda: own.answers_admin() or own.process.poll() is not None, "it to start", 10)
         processes.kill_quietly(pid)
-        wait_until(lambda: own.process.poll() is not None or own.gateway_pid() not in (None, pid), "what comes next", 10)
+        wait_until(
+            lambda: own.process.poll() is not None or own.gateway_pid() not in (None, pid), "what comes next", 10
+        )
     assert own.wait_end(30) == 1
     wait_until(lambda: engine.pid is None, "the engine to end", 8)
 
@@ -288,7 +291,10 @@ def test_engines_run_without_our_secrets_and_in_their_own_group(own, engine):
     pid = engine.pid
     assert os.getpgid(pid) not in (os.getpgid(own.master_pid), os.getpgid(0))
     assert own.key.bearer.encode() not in processes.environment(pid)
-    assert oct(os.stat(engine.socket_path).st_mode)[-2:] in ("00", "05") or os.stat(os.path.dirname(engine.socket_path)).st_mode & 0o077 == 0
+    assert (
+        oct(os.stat(engine.socket_path).st_mode)[-2:] in ("00", "05")
+        or os.stat(os.path.dirname(engine.socket_path)).st_mode & 0o077 == 0
+    )
 
 
 def test_two_gateways_cannot_share_a_state_directory(own):

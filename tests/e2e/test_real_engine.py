@@ -1,11 +1,11 @@
 """llama.cpp with a real small model, spawned from the YAML as `make run` does it."""
+
 import json
 import threading
 import time
 
 import httpx
 import pytest
-
 from support import paths, processes
 from support.gateway import Gateway, Key
 from support.official import NodeClient, PythonClient
@@ -44,7 +44,9 @@ def own(tmp_path_factory, shared_directory):
 
 
 def text_of(events):
-    return "".join(choice.get("text") or "" for event in events if isinstance(event, dict) for choice in event["choices"])
+    return "".join(
+        choice.get("text") or "" for event in events if isinstance(event, dict) for choice in event["choices"]
+    )
 
 
 def test_completions(own):
@@ -71,7 +73,9 @@ def test_completions_without_a_cap_end_after_16_tokens(own):
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_streams_come_token_by_token_with_usage_as_asked(own, path):
     for options in ({}, {"stream_options": {"include_usage": True}}):
-        with own.open_stream(MODEL, "Count to ten.", path, max_tokens=24, ignore_eos=True, seconds=60, **options) as wire:
+        with own.open_stream(
+            MODEL, "Count to ten.", path, max_tokens=24, ignore_eos=True, seconds=60, **options
+        ) as wire:
             chunks = list(wire.read_chunks())
         events = events_of(b"".join(data for _, data in chunks))
         assert events[-1] == "[DONE]"
@@ -149,7 +153,9 @@ def test_40_clients_on_4_slots(own):
         try:
             if number % 2:
                 answer = own.complete(MODEL, f"Number {number}", **body)
-                results.append(answer.status_code if answer.json().get("usage", {}).get("completion_tokens") == 12 else answer.text)
+                results.append(
+                    answer.status_code if answer.json().get("usage", {}).get("completion_tokens") == 12 else answer.text
+                )
             else:
                 _, events = own.stream(MODEL, f"Number {number}", "/v1/completions", seconds=90, **body)
                 results.append(200 if events[-1] == "[DONE]" and text_of(events) else events[-1])

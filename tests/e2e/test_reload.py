@@ -1,4 +1,5 @@
 """SIGHUP: a bad file never replaces a good one, and a reload breaks no request."""
+
 import os
 import re
 import threading
@@ -6,7 +7,6 @@ import time
 
 import pytest
 import yaml
-
 from support import paths, processes
 from support.engine import SpawnedEngine
 from support.gateway import Key
@@ -56,7 +56,12 @@ def test_a_new_key_works_and_a_removed_one_does_not(own):
 
 
 def test_scopes_change(own):
-    for scopes, status in (({"models": ["x"]}, 403), ({"models": ["m"]}, 200), ({"endpoints": ["chat"]}, 403), (None, 200)):
+    for scopes, status in (
+        ({"models": ["x"]}, 403),
+        ({"models": ["m"]}, 200),
+        ({"endpoints": ["chat"]}, 403),
+        (None, 200),
+    ):
         change(own, "tenants.acme.scopes", scopes)
         own.reload_and_wait()
         assert own.complete("m", max_tokens=1).status_code == status, scopes
@@ -120,7 +125,10 @@ BAD_FILES = {
     "duplicate key": (GOOD + "workers: 1\nworkers: 1\n", 3),
     "anchor": ("a: &x 1\n" + GOOD, 1),
     "no engine": ("models:\n  m: { aliases: [x] }\n", 2),
-    "both spawn and url": ("models: { m: { engines: [ { url: 'http://127.0.0.1:1', spawn: [x, '{socket}'] } ] } }\n", 1),
+    "both spawn and url": (
+        "models: { m: { engines: [ { url: 'http://127.0.0.1:1', spawn: [x, '{socket}'] } ] } }\n",
+        1,
+    ),
     "bad digest": (GOOD + "tenants: { a: { keys: { k: { sha256: zz } } } }\n", 2),
     "unset variable": (GOOD + "state_dir: '${NO_SUCH_VARIABLE_HERE}'\n", 2),
     "empty": ("", 1),
@@ -150,7 +158,10 @@ def test_a_missing_file_is_refused(own):
     assert own.complete("m", max_tokens=1).status_code == 200
 
 
-@pytest.mark.parametrize("path, value", [("listen", "127.0.0.1:1"), ("state_dir", "elsewhere"), ("workers", 7), ("admin", {"listen": "127.0.0.1:2"})])
+@pytest.mark.parametrize(
+    "path, value",
+    [("listen", "127.0.0.1:1"), ("state_dir", "elsewhere"), ("workers", 7), ("admin", {"listen": "127.0.0.1:2"})],
+)
 def test_what_cannot_change_refuses_the_whole_file(own, path, value):
     own.config["models"]["m"]["aliases"] = ["fresh"]
     change(own, path, value)

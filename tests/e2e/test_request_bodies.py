@@ -1,9 +1,9 @@
 """Request bodies: sizes, codings, and answers that come although the body was not wanted."""
+
 import json
 
 import httpx
 import pytest
-
 from support.gateway import openai_error
 
 MIB = 1024 * 1024

@@ -1,13 +1,13 @@
 """The fake itself, asked straight by HTTP clients: what the other tests lean on."""
+
+import base64
 import json
 import struct
 import subprocess
-import base64
 
 import httpx
 import openai
 import pytest
-
 from support import paths
 from support.waiting import wait_until
 from support.wire import Wire, events_of
@@ -43,7 +43,9 @@ def test_the_official_client_reads_its_answers(client):
 def test_the_official_client_reads_its_streams(client):
     messages = [{"role": "user", "content": "[[tokens=4]]"}]
     chunks = list(
-        client.chat.completions.create(model="m", messages=messages, stream=True, stream_options={"include_usage": True})
+        client.chat.completions.create(
+            model="m", messages=messages, stream=True, stream_options={"include_usage": True}
+        )
     )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "tok0 tok1 tok2 tok3 "
     assert [c.usage.completion_tokens for c in chunks if c.usage] == [4]
@@ -101,7 +103,9 @@ def test_usage_stands_where_the_dialect_puts_it(make_engine):
 def test_continuous_usage_counts_in_every_chunk(make_engine):
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = stream_of(
-        make_engine(dialect="vllm"), "/v1/completions", {"model": "m", "prompt": "[[tokens=3]]", "stream_options": options}
+        make_engine(dialect="vllm"),
+        "/v1/completions",
+        {"model": "m", "prompt": "[[tokens=3]]", "stream_options": options},
     )
     assert [event["usage"]["completion_tokens"] for event in events[:-1]] == [1, 2, 3, 3]
 
@@ -148,7 +152,9 @@ def test_held_requests_wait_for_the_release(make_engine):
         assert wire.status == 200
 
 
-@pytest.mark.parametrize("fault", ["reset_before_headers", "close_without_byte", "reset_after=2", "close_after=2", "crash=2"])
+@pytest.mark.parametrize(
+    "fault", ["reset_before_headers", "close_without_byte", "reset_after=2", "close_after=2", "crash=2"]
+)
 def test_faults_that_break_the_connection(make_engine, fault):
     engine = make_engine()
     with Wire(("127.0.0.1", engine.port)) as wire:

@@ -1,9 +1,9 @@
 """Server-sent events: what a client of a stream may rely on, whatever the engine does."""
+
 import json
 import time
 
 import pytest
-
 from support import paths
 from support.wire import events_of
 
@@ -33,7 +33,9 @@ def test_without_asking_no_usage_chunk_comes(gateway, model, path):
     assert text_of(events) == "tok0 tok1 tok2 tok3 "
     assert usages(events) == []
     assert all(event["choices"] for event in events[:-1])
-    assert [choice["finish_reason"] for event in events[:-1] for choice in event["choices"] if choice["finish_reason"]] == ["stop"]
+    assert [
+        choice["finish_reason"] for event in events[:-1] for choice in event["choices"] if choice["finish_reason"]
+    ] == ["stop"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -105,14 +107,18 @@ def test_a_huge_event_comes_whole(gateway):
 
 
 def test_several_tokens_in_a_chunk_come_through(gateway):
-    _, events = gateway.stream("vllm", "[[tokens=7]][[fault=multi_token_chunks=3]]", stream_options={"include_usage": True})
+    _, events = gateway.stream(
+        "vllm", "[[tokens=7]][[fault=multi_token_chunks=3]]", stream_options={"include_usage": True}
+    )
     assert text_of(events) == "tok0 tok1 tok2 tok3 tok4 tok5 tok6 "
     assert usages(events)[0]["completion_tokens"] == 7
 
 
 def test_several_choices_in_one_stream(gateway):
     for model in DIALECTS:
-        _, events = gateway.stream(model, "[[tokens=2]]", "/v1/completions", n=2, stream_options={"include_usage": True})
+        _, events = gateway.stream(
+            model, "[[tokens=2]]", "/v1/completions", n=2, stream_options={"include_usage": True}
+        )
         for index in (0, 1):
             own = [choice for event in events[:-1] for choice in event["choices"] if choice["index"] == index]
             assert "".join(choice["text"] for choice in own) == "tok0 tok1 ", model
@@ -122,7 +128,9 @@ def test_several_choices_in_one_stream(gateway):
 
 def test_http_10_gets_the_same_bytes_without_chunk_framing(gateway):
     with gateway.wire() as wire:
-        gateway.send(wire, "/v1/completions", {"model": "vllm", "prompt": "[[tokens=3]]", "stream": True}, version="1.0")
+        gateway.send(
+            wire, "/v1/completions", {"model": "vllm", "prompt": "[[tokens=3]]", "stream": True}, version="1.0"
+        )
         wire.read_head()
         assert wire.status == 200
         assert "transfer-encoding" not in wire.headers

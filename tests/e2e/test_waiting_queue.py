@@ -1,8 +1,8 @@
 """When all slots are taken: a bounded line, first come first served, and a clear word to those who cannot wait."""
+
 import time
 
 import pytest
-
 from support import paths
 from support.gateway import openai_error
 from support.waiting import wait_until

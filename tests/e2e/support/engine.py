@@ -1,4 +1,5 @@
 """The scripted engine (tests/tools/scripted_engine.c) as a process, and the view of one that the gateway spawned."""
+
 import json
 import pathlib
 import re
@@ -75,6 +76,7 @@ class ScriptedEngine(EngineFacts):
         self.dialect, self.model = dialect, model
         self.arguments = [str(paths.SCRIPTED_ENGINE), "--dialect", dialect, "--model", model]
         self.arguments += ["--count-file", str(self.count_file)]
+        self.socket = options.get("socket")  # instead of a port
         for option, value in options.items():
             self.arguments += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
         self.port, self.process = 0, None
@@ -83,14 +85,15 @@ class ScriptedEngine(EngineFacts):
     def start(self):
         with self.log_file.open("ab") as log:
             log.truncate(0)
-            arguments = self.arguments + ["--port", str(self.port)]
+            arguments = self.arguments + ([] if self.socket else ["--port", str(self.port)])
             self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         found = wait_until(self._listening, f"the scripted engine: {self.log_file.read_text()}")
-        self.port = int(found[1])
-        self.client = httpx.Client(base_url=self.url, timeout=10 * paths.SLOWNESS)
+        self.port = int(found[1] or 0)
+        transport = httpx.HTTPTransport(uds=str(self.socket) if self.socket else None)
+        self.client = httpx.Client(base_url=self.url, transport=transport, timeout=10 * paths.SLOWNESS)
 
     def _listening(self):
-        return re.search(r"listening on 127\.0\.0\.1:(\d+)", self.log_file.read_text())
+        return re.search(r"listening on (?:127\.0\.0\.1:(\d+)|/)", self.log_file.read_text())
 
     @property
     def url(self):

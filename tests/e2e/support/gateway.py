@@ -1,4 +1,5 @@
 """The real gateway as a process, with everything a test wants to ask it."""
+
 import contextlib
 import hashlib
 import json
@@ -36,8 +37,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -189,11 +188,11 @@ class Gateway:
         before = self.reload_counts()
         self.reload()
         index = 0 if accepted else 1
-        wait_until(
-            lambda: self.reload_counts() != before, f"the reload to end: {self.reload_counts()}", 10
-        )
+        wait_until(lambda: self.reload_counts() != before, f"the reload to end: {self.reload_counts()}", 10)
         after = self.reload_counts()
-        assert after[index] == before[index] + 1, f"reloads (accepted, refused) went {before} -> {after}:\n{self.log_text()[-3000:]}"
+        assert after[index] == before[index] + 1, (
+            f"reloads (accepted, refused) went {before} -> {after}:\n{self.log_text()[-3000:]}"
+        )
 
     # ---- asking ----
 
@@ -250,9 +249,7 @@ class Gateway:
 
     def admin(self, path, method="GET", token=True, **options):
         headers = {"authorization": f"Bearer {self.token_file.read_text().strip()}"} if token else {}
-        return httpx.request(
-            method, f"{self.admin_url}{path}", headers=headers, timeout=10 * paths.SLOWNESS, **options
-        )
+        return httpx.request(method, f"{self.admin_url}{path}", headers=headers, timeout=10 * paths.SLOWNESS, **options)
 
     def metrics_text(self):
         answer = httpx.get(f"{self.admin_url}/metrics", timeout=10 * paths.SLOWNESS)

@@ -1,4 +1,5 @@
 """The official OpenAI clients for Python (sync and async) and Node, asked the same questions by the same tests."""
+
 import asyncio
 import json
 import pathlib
@@ -148,7 +149,9 @@ class NodeClient:
         answer = json.loads(ran.stdout)
         if "failure" in answer:
             failure = answer["failure"]
-            raise Failure(failure["name"], failure["status"], failure["code"], failure["message"], failure["request_id"])
+            raise Failure(
+                failure["name"], failure["status"], failure["code"], failure["message"], failure["request_id"]
+            )
         return answer["result"]
 
     def complete(self, **body):

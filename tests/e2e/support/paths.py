@@ -1,4 +1,5 @@
 """Where things are. Everything can be told by the environment, so that the same suite runs plain and under ASan."""
+
 import os
 import pathlib
 

@@ -1,4 +1,5 @@
 """What /proc tells about processes."""
+
 import os
 import pathlib
 import signal

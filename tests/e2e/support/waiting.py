@@ -1,4 +1,5 @@
 """Bounded waiting."""
+
 import time
 
 from . import paths

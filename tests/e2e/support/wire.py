@@ -1,4 +1,5 @@
 """HTTP/1.1 by hand, for tests that look at the bytes: one connection, bounded waits."""
+
 import json
 import socket
 import time
@@ -113,7 +114,7 @@ class Wire:
             self.socket.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 data = self.socket.recv(65536)
-            except (TimeoutError, socket.timeout):
+            except TimeoutError:
                 return False
             except ConnectionResetError:
                 return True
