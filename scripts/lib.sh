@@ -89,6 +89,7 @@ processors() {
     getconf _NPROCESSORS_ONLN
 }
 
-BUILD_PACKAGES='build-essential pkg-config libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libyaml-dev libssl-dev'
+BUILD_PACKAGES='build-essential pkg-config libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libyaml-dev libssl-dev
+uthash-dev'
 DEMO_PACKAGES='ca-certificates curl python3 python3-venv'
 TEST_PACKAGES='clang clang-format libclang-rt-14-dev libcmocka-dev procps util-linux'

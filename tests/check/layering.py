@@ -20,6 +20,7 @@ OWNERS = {
     "curl/": {"base/transfers.c", "base/fetch.c", "backends/upstream.c"},
     "jansson.h": None,  # any .c
     "openssl/": None,
+    "uthash.h": None,
 }
 SYSTEM = {
     "arpa/inet.h", "ctype.h", "dirent.h", "dlfcn.h", "endian.h", "errno.h", "fcntl.h", "fnmatch.h", "getopt.h",
