@@ -84,7 +84,7 @@ static const char *const MEASURES[LIMIT_KIND_COUNT] = {[LIMIT_REQUESTS] = "reque
                                                        [LIMIT_TOKENS] = "tokens per min (TPM)",
                                                        [LIMIT_SEATS] = "concurrent requests"};
 
-enum { NAME_BYTES_SHOWN = 64 };
+enum { NAME_BYTES_SHOWN = 48 };
 
 /* A name from outside, kept short so that the figures behind it always fit. */
 static void add_name(struct builder *to, const char *name)

@@ -5,7 +5,7 @@
 #include "base/text.h"
 #include "ratelimit/limiter.h"
 
-enum { LIMIT_HEADERS_MAX = 9, LIMIT_HEADER_BYTES = 32, LIMIT_MESSAGE_BYTES = 320 };
+enum { LIMIT_HEADERS_MAX = 9, LIMIT_HEADER_BYTES = 32, LIMIT_MESSAGE_BYTES = 400 };
 
 /* x-ratelimit-{limit,remaining,reset}-{requests,tokens}, and -seats without reset; only for kinds that are limited. */
 struct limit_headers {
