@@ -60,7 +60,10 @@ static bool send_question(struct probe *probe, const char *path, const char *jso
 
 static enum verdict fail(struct probe *probe, const char *question, const struct fetch_result *result)
 {
-    if (result->status == 0)
+    /* curl would name a host and port that nobody configured. */
+    if (result->connect_failed && probe->socket_path != NULL)
+        snprintf(probe->evidence, sizeof(probe->evidence), "%s: cannot connect to %s", question, probe->socket_path);
+    else if (result->status == 0)
         snprintf(probe->evidence, sizeof(probe->evidence), "%s: %s", question, result->error);
     else
         snprintf(probe->evidence, sizeof(probe->evidence), "%s answered %d", question, result->status);

@@ -155,9 +155,9 @@ static void *accept_all(void *argument)
         connection->stub = stub;
         connection->fd = fd;
         stub->open_count++;
+        stub->connection_count++; /* before its thread can answer, and the test look */
         if (pthread_create(&connection->thread, NULL, serve, connection) != 0)
-            return NULL;
-        stub->connection_count++;
+            abort();
     }
 }
 

@@ -277,6 +277,7 @@ static void test_unreachable_engine_is_asked_again_until_it_is_there(void **stat
     fleet_room_add(&room, url);
     fleet_room_apply(&room);
     fleet_room_until_told(&room, "BACKOFF");
+    assert_true(fleet_room_tells(&room, "cannot connect to /tmp/"));
     assert_int_equal(noted_take(&room, &noted, NULL), LEASE_WAITING);
     stub_engine_start(&engine, path);
     while (noted.granted == 0)
