@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 
 #include "base/metrics.h"
+#include "conf/reload.h"
+#include "gateway/admin_limits.h"
 #include "gateway/body.h"
 #include "gateway/gateway.h"
 #include "gateway/process_metrics.h"
@@ -99,6 +101,19 @@ static void get_requests(struct admin_request *request)
         reply_error(request, 500, "The list does not fit.");
 }
 
+static void get_limits(struct admin_request *request)
+{
+    char message[ADMIN_LIMITS_MESSAGE_BYTES];
+    const struct policy *policy = reload_current();
+    int status =
+        admin_limits_write(request->admin->gateway->limiter, policy, request->head->query, &request->answer, message);
+    policy_drop(&policy);
+    if (status == 200)
+        reply(request, "application/json");
+    else
+        reply_error(request, status, message);
+}
+
 static void post_reload(struct admin_request *request)
 {
     struct buffer problems;
@@ -137,6 +152,7 @@ static const struct {
     {{"/metrics", 8}, HTTP_GET, get_metrics},
     {{"/admin/v1/engines", 17}, HTTP_GET, get_engines},
     {{"/admin/v1/requests", 18}, HTTP_GET, get_requests},
+    {{"/admin/v1/limits", 16}, HTTP_GET, get_limits},
     {{"/admin/v1/reload", 16}, HTTP_POST, post_reload},
 };
 
@@ -201,8 +217,8 @@ static void run_route(struct admin_request *request)
         return;
     }
     reply_error(request, 404,
-                "Unknown path. Here are /livez, /readyz, /metrics, /admin/v1/engines, /admin/v1/requests and "
-                "POST /admin/v1/reload.");
+                "Unknown path. Here are /livez, /readyz, /metrics, /admin/v1/engines, /admin/v1/requests, "
+                "/admin/v1/limits and POST /admin/v1/reload.");
 }
 
 /* ---- the server's calls ---- */

@@ -13,6 +13,8 @@ static const struct command COMMANDS[] = {
     {"schema", "print the configuration's JSON Schema, or its reference", command_schema},
     {"keys new", "make an API key for a tenant", command_keys_new},
     {"keys list", "list the API keys, never the secrets", command_keys_list},
+    {"limits explain", "say which limits a key's requests for a model have to keep, and what is left",
+     command_limits_explain},
     {"reload", "make the running gateway read its configuration again", command_reload},
     {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},
     {"version", "print the version", command_version},
@@ -26,7 +28,7 @@ static void print_help(FILE *to)
           to);
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         if (COMMANDS[i].summary != NULL) {
-            fprintf(to, "  %-10s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
+            fprintf(to, "  %-14s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
         }
     }
     fputs("\n`tollgate COMMAND --help` explains one. Exit codes: 0 done, 1 failed, 2 usage, 3 incomplete.\n", to);
