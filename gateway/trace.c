@@ -20,7 +20,7 @@ static const int64_t SECONDS_MAX = INT64_C(100000000000);
 struct reading {
     const char *file;
     char *error;
-    size_t line; /* from 1 */
+    size_t line; /* from 1; 0 = it is the whole file */
     bool dates;  /* else seconds */
     size_t columns[COLUMN_COUNT];
     size_t column_count; /* of the header */
@@ -32,7 +32,11 @@ __attribute__((format(printf, 2, 3))) static bool fail(struct reading *reading, 
 {
     struct builder to;
     builder_init(&to, reading->error, TRACE_ERROR_BYTES);
-    builder_format(&to, "%s:%zu: ", reading->file, reading->line);
+    if (reading->line > 0) {
+        builder_format(&to, "%s:%zu: ", reading->file, reading->line);
+    } else {
+        builder_format(&to, "%s: ", reading->file);
+    }
     va_list arguments;
     va_start(arguments, format);
     builder_format_list(&to, format, arguments);
@@ -223,6 +227,7 @@ static bool read_lines(struct reading *reading, FILE *file)
     if (ferror(file) != 0) {
         return fail(reading, "%s", strerror(errno));
     }
+    reading->line = 0;
     return reading->trace.count > 0 || fail(reading, "there is no request in it");
 }
 

@@ -22,7 +22,8 @@ struct trace {
 
 /* Read @file: a header that names the columns, "TIMESTAMP,ContextTokens,GeneratedTokens" (a date and time, UTC) or
  * "arrival,input,output" (seconds), in any order, others among them; then one request a line. False with "file:line:
- * message" in @error; then @ret is untouched. The caller finishes what it got. */
+ * message" in @error ("file: message" when no line is to blame); then @ret is untouched. The caller finishes what it
+ * got. */
 bool trace_read(const char *file, struct trace *ret, char error[TRACE_ERROR_BYTES]);
 void trace_finish(struct trace *trace);
 

@@ -16,7 +16,6 @@ import time
 import zlib
 
 import pytest
-
 from support import paths
 
 TOLLGATE = str(paths.TOLLGATE)
@@ -136,7 +135,7 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
 @pytest.mark.parametrize(
     "words, offered",
     [
-        ([""], {"run", "check", "schema", "keys", "reload", "version", "--help"}),
+        ([""], {"run", "check", "schema", "keys", "limits", "reload", "simulate", "version", "--help"}),
         (["che"], {"check"}),
         (["keys", ""], {"new", "list", "--help"}),
         (["keys", "new", "--te"], {"--tenant"}),
