@@ -268,6 +268,24 @@ static void the_least_recently_used_pair_goes(void **state)
     estimate_table_destroy(&table);
 }
 
+/* Also those that share a slot. */
+static void every_pair_is_found_by_its_names(void **state)
+{
+    (void) state;
+    enum { TENANTS = 10000 };
+    struct estimate_table *table = estimate_table_create(2 * TENANTS, 1);
+    for (size_t i = 0; i < 4 * TENANTS; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "t%zu", i % TENANTS);
+        const char *model = i / TENANTS % 2 == 0 ? "m" : "n";
+        struct estimate_entry *entry = add(table, name, model);
+        assert_string_equal(entry->tenant, name);
+        assert_string_equal(entry->model, model);
+    }
+    assert_int_equal(table->count, 2 * TENANTS);
+    estimate_table_destroy(&table);
+}
+
 static void histograms_are_bounded_too(void **state)
 {
     (void) state;
@@ -381,6 +399,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_was_not_told_is_not_learned, create, destroy),
         cmocka_unit_test_setup_teardown(estimates_are_never_negative_and_never_above_the_cap, create, destroy),
         cmocka_unit_test(the_least_recently_used_pair_goes),
+        cmocka_unit_test(every_pair_is_found_by_its_names),
         cmocka_unit_test(histograms_are_bounded_too),
         cmocka_unit_test(memory_stays_within_its_bounds),
         cmocka_unit_test_setup_teardown(an_estimator_keeps_what_is_used_among_many_pairs, create, destroy),
