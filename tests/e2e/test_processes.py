@@ -174,6 +174,9 @@ def test_an_engine_that_crashes_on_a_request_is_not_asked_again(own, engine):
     answer = own.complete("m", "[[fault=crash=2]]")
     assert answer.status_code == 502
     assert engine.attempts(answer.headers["x-request-id"]) == 1
+    wait_until(
+        lambda: own.metric_sum("tollgate_engine_restarts_total", model="m") == 1, "the engine to be started again"
+    )
     assert own.complete("m", max_tokens=1).status_code == 200
 
 

@@ -29,6 +29,7 @@ def own(tmp_path_factory, shared_directory):
                 "aliases": ["small"],
                 "context_tokens": 2048,
                 "max_output_tokens": 1024,
+                "queue": {"wait": "120s"},
                 "engines": [{"spawn": spawn, "dialect": "llamacpp"}],
             }
         },
@@ -37,6 +38,7 @@ def own(tmp_path_factory, shared_directory):
     gateway = Gateway(directory, config, key=KEY, wait=False)
     try:
         gateway.wait_ready(120)
+        gateway.client.timeout = httpx.Timeout(150 * paths.SLOWNESS)  # 40 clients share two cores with the engine
         yield gateway
         gateway.stop()
     finally:
@@ -130,7 +132,7 @@ def test_an_abort_of_a_stream_frees_the_engines_slot(own):
     wire = own.open_stream(MODEL, "Once", "/v1/completions", max_tokens=1000, ignore_eos=True, seconds=60)
     wait_until(lambda: busy_slots(own) == 1, "the slot to be taken")
     wire.close()
-    wait_until(lambda: busy_slots(own) == 0, "the slot to be free", 4)
+    wait_until(lambda: busy_slots(own) == 0, "the slot to be free", 10)
     own.wait_idle(1)
 
 
@@ -157,7 +159,7 @@ def test_40_clients_on_4_slots(own):
                     answer.status_code if answer.json().get("usage", {}).get("completion_tokens") == 12 else answer.text
                 )
             else:
-                _, events = own.stream(MODEL, f"Number {number}", "/v1/completions", seconds=90, **body)
+                _, events = own.stream(MODEL, f"Number {number}", "/v1/completions", seconds=150, **body)
                 results.append(200 if events[-1] == "[DONE]" and text_of(events) else events[-1])
         except BaseException as error:
             results.append(error)
@@ -181,7 +183,7 @@ def test_100_aborts_leave_every_slot_free(own):
         time.sleep(0.01 * (number % 6))
         wire.close()
     wait_until(lambda: own.in_flight() == 0, "our slots to be free", 4)
-    wait_until(lambda: busy_slots(own) == 0, "the engine's slots to be free", 4)
+    wait_until(lambda: busy_slots(own) == 0, "the engine's slots to be free", 10)
     assert own.complete(MODEL, "Hi", max_tokens=2).status_code == 200
 
 

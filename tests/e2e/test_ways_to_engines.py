@@ -8,8 +8,7 @@ import threading
 
 import httpx
 import pytest
-
-from support.engine import ScriptedEngine, SpawnedEngine
+from support.engine import SpawnedEngine
 from support.gateway import free_port
 from support.waiting import wait_until
 from support.wire import events_of
