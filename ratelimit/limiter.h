@@ -1,5 +1,9 @@
 /* Principal plus estimate to reservation: request, token and seat limits of key, user, tenant and model, all or
- * nothing. A pure function of (limits, clock, events) but for its lock: time comes in, nothing goes out. */
+ * nothing. A pure function of (limits, clock, events) but for its lock: time comes in, nothing goes out.
+ *
+ * The bound of each bucket: in any window of length d, what is taken less what comes back is at most capacity + rate *
+ * d, plus the debt stated at its end. What comes back counts when it does: a hold that outlives the refill of what it
+ * took and is then not used frees as much again. */
 #ifndef RATELIMIT_LIMITER_H
 #define RATELIMIT_LIMITER_H
 
