@@ -240,10 +240,9 @@ static void apply_random(struct world *world)
     }
 }
 
-static void name_level(struct world *world, int *count, enum limit_scope scope, const char *between, const char *first,
+static void name_level(struct slow_level *level, enum limit_scope scope, const char *between, const char *first,
                        const char *second)
 {
-    struct slow_level *level = &world->levels[(*count)++];
     level->scope = scope;
     snprintf(level->name, sizeof level->name, "%s%s%s", first, between, second);
 }
@@ -254,22 +253,22 @@ static void world_open(struct world *world)
     memset(world, 0, sizeof *world);
     for (int key = 0; key < KEYS; key++) {
         world->keys[key] = (struct key){.name = KEY_NAMES[key].name, .tenant = &world->tenants[KEY_NAMES[key].tenant]};
-        name_level(world, &count, SCOPE_KEY, "/", TENANT_NAMES[KEY_NAMES[key].tenant], KEY_NAMES[key].name);
+        name_level(&world->levels[count++], SCOPE_KEY, "/", TENANT_NAMES[KEY_NAMES[key].tenant], KEY_NAMES[key].name);
     }
     for (int model = 0; model < MODELS; model++) {
         world->models[model] = (struct model){.name = MODEL_NAMES[model]};
-        name_level(world, &count, SCOPE_MODEL, "", MODEL_NAMES[model], "");
+        name_level(&world->levels[count++], SCOPE_MODEL, "", MODEL_NAMES[model], "");
     }
     for (int tenant = 0; tenant < TENANTS; tenant++) {
         world->tenants[tenant] =
             (struct tenant){.name = TENANT_NAMES[tenant], .model_count = MODELS, .models = world->shares[tenant]};
-        name_level(world, &count, SCOPE_TENANT, "", TENANT_NAMES[tenant], "");
+        name_level(&world->levels[count++], SCOPE_TENANT, "", TENANT_NAMES[tenant], "");
         for (int model = 0; model < MODELS; model++) {
             world->shares[tenant][model].model = MODEL_NAMES[model];
-            name_level(world, &count, SCOPE_TENANT_MODEL, "/", TENANT_NAMES[tenant], MODEL_NAMES[model]);
+            name_level(&world->levels[count++], SCOPE_TENANT_MODEL, "/", TENANT_NAMES[tenant], MODEL_NAMES[model]);
         }
         for (int user = 0; user < USERS - 1; user++)
-            name_level(world, &count, SCOPE_USER, "/user/", TENANT_NAMES[tenant], USER_NAMES[user]);
+            name_level(&world->levels[count++], SCOPE_USER, "/user/", TENANT_NAMES[tenant], USER_NAMES[user]);
     }
     assert_int_equal(count, LEVELS);
     world->policy = (struct policy){.model_count = MODELS,
