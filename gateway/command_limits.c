@@ -209,7 +209,7 @@ static int answered(void *owner, const struct admin_question *question, int stat
     else if (!json_is_array(limits))
         exit_code = ask_admin_not_understood(question);
     else if (wish->json)
-        printf("%.*s\n", TEXT_ARGUMENTS(text_trimmed(body)));
+        fwrite(body.at, 1, body.length, stdout);
     else
         print_list(answer, limits);
     json_decref(answer);

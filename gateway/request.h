@@ -185,8 +185,9 @@ __attribute__((format(printf, 2, 3))) const char *request_format(struct request 
 #define X(step) enum step_result step_##step(struct request *request);
 REQUEST_STEPS(X)
 #undef X
-/* steps_limits.c. Close the reservation: settled when an engine may have read the request, else cancelled whole.
- * Repeating it does nothing. */
+/* steps_limits.c. Close the reservation: settled when an engine may have read the request, else cancelled whole. Called
+ * before the answer's last bytes leave, so that who has read them finds seats and tokens where they belong. Repeating
+ * it does nothing. */
 void request_settle(struct request *request);
 /* The stream has come this far: hold enough for what follows. False: a limit says that it ends here. */
 bool request_top_up(struct request *request);

@@ -8,7 +8,8 @@
 enum {
     CAP_WITHOUT_LIMITS_TOKENS = 4096,
     TOP_UP_TOKENS = 128, /* research/ratelimit.md 3.2: steps of this size keep holds small and top-ups rare */
-    TOP_UP_BELOW_TOKENS = 32
+    TOP_UP_BELOW_TOKENS = 32,
+    TOP_UP_DIVISOR = 4
 };
 
 /* ---- estimate ---- */
@@ -87,7 +88,9 @@ enum step_result step_reserve(struct request *request)
     const struct limit_subject subject = {
         .tenant = request->tenant, .key = request->key, .user = request->user, .model = request->model};
     const struct limit_demand demand = {.tokens = estimate->input_tokens + estimate->output_tokens,
-                                        .tokens_cap = estimate->input_tokens + estimate->output_cap_tokens};
+                                        .tokens_cap = estimate->input_tokens + estimate->output_cap_tokens,
+                                        .tokens_least =
+                                            estimate->input_tokens + (request->question.has_output ? 1 : 0)};
     struct limit_answer answer;
     enum limit_verdict verdict =
         limiter_reserve(request->worker->limiter, &subject, &demand, clock_mono_us(), &request->reservation, &answer);
@@ -97,18 +100,35 @@ enum step_result step_reserve(struct request *request)
 
 /* ---- while it streams, and at its end ---- */
 
+/* As much as there is room for, in fewer and fewer tokens: a small bucket may never hold a whole step. */
+static bool top_up_by(struct request *request, int64_t most)
+{
+    mono_us now = clock_mono_us();
+    for (int64_t wanted = most; wanted > 0; wanted /= TOP_UP_DIVISOR) {
+        if (limiter_top_up(request->worker->limiter, &request->reservation, wanted, now))
+            return true;
+    }
+    return false;
+}
+
+/* What the engine has said is exact; chunks are what it has sent, a token each or more. */
+static int64_t tokens_so_far(const struct request *request)
+{
+    const struct relay *relay = &request->relay;
+    int64_t told = relay->usage.seen ? relay->usage.output_tokens : 0;
+    return request->estimate.input_tokens + (told > relay->content_chunks ? told : relay->content_chunks);
+}
+
 bool request_top_up(struct request *request)
 {
-    int64_t used = request->estimate.input_tokens + request->relay.content_chunks;
+    int64_t used = tokens_so_far(request);
     if (!request->reservation.open || request->reservation.tokens - used >= TOP_UP_BELOW_TOKENS)
         return true;
     int64_t most = request->estimate.input_tokens + request->estimate.output_cap_tokens - request->reservation.tokens;
-    int64_t wanted = most < TOP_UP_TOKENS ? most : TOP_UP_TOKENS;
-    if (wanted <= 0)
+    if (most <= 0)
         return true;
-    bool topped_up = limiter_top_up(request->worker->limiter, &request->reservation, wanted, clock_mono_us());
     /* What is still held may be used up before the stream has to end. */
-    return topped_up || request->reservation.tokens > used;
+    return top_up_by(request, most < TOP_UP_TOKENS ? most : TOP_UP_TOKENS) || request->reservation.tokens > used;
 }
 
 static void count_settlement(const struct request *request, int64_t used)
