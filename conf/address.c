@@ -4,7 +4,7 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-enum { HOST_BYTES_MAX = 253, PORT_MAX = 65535 };
+enum { HOST_BYTES_MAX = 253, PORT_MAX = 65535, REDIS_PORT_USUAL = 6379, REDIS_DATABASE_MAX = 9999 };
 
 static struct text text_from(struct text whole, size_t start)
 {
@@ -103,24 +103,23 @@ static bool is_host_name(struct text host)
     return true;
 }
 
-/* "host", "host:port", "[v6]", "[v6]:port". */
-static const char *check_authority(struct text authority)
+/* "host", "host:port", "[v6]", "[v6]:port". @ret_host comes without brackets; @port stays when there is none. */
+static const char *parse_authority(struct text authority, struct text *ret_host, int *port)
 {
-    struct text host = authority, port = {0};
+    struct text host = authority, port_text = {0};
     size_t bracket = find_last(authority, ']');
     size_t colon = find_last(authority, ':');
     bool has_port = colon < authority.length && (bracket == authority.length || colon > bracket);
     if (has_port) {
         host.length = colon;
-        port = text_from(authority, colon + 1);
+        port_text = text_from(authority, colon + 1);
     }
-    int ignored;
-    if (has_port && !parse_port(port, 1, &ignored))
+    if (has_port && !parse_port(port_text, 1, port))
         return "the port must be a number from 1 to 65535";
     bool brackets = host.length >= 2 && host.at[0] == '[' && host.at[host.length - 1] == ']';
-    if (brackets && is_numeric_host((struct text){host.at + 1, host.length - 2}, AF_INET6))
-        return NULL;
-    return !brackets && is_host_name(host) ? NULL : "the host must be a name, an IPv4 address, or an IPv6 one in [ ]";
+    *ret_host = brackets ? (struct text){host.at + 1, host.length - 2} : host;
+    bool good = brackets ? is_numeric_host(*ret_host, AF_INET6) : is_host_name(host);
+    return good ? NULL : "the host must be a name, an IPv4 address, or an IPv6 one in [ ]";
 }
 
 static const char *check_http(struct text rest)
@@ -136,7 +135,9 @@ static const char *check_http(struct text rest)
         return "the path must be plain";
     if (path.length >= 3 && text_equal(text_from(path, path.length - 3), TEXT("/v1")))
         return "leave out /v1: it is added to each request";
-    return check_authority((struct text){rest.at, length});
+    struct text host;
+    int port = 0;
+    return parse_authority((struct text){rest.at, length}, &host, &port);
 }
 
 static bool is_printable(struct text text)
@@ -167,5 +168,65 @@ const char *address_parse_url(struct text text, struct text *ret)
     error = check_http(text_from(text, scheme));
     if (error == NULL)
         *ret = text;
+    return error;
+}
+
+bool address_is_this_machine(struct text host)
+{
+    bool numeric = is_numeric_host(host, AF_INET) || is_numeric_host(host, AF_INET6);
+    return numeric ? address_is_loopback(host) : text_equal(host, TEXT("localhost"));
+}
+
+bool address_url_is_open(struct text url)
+{
+    if (!text_starts_with(url, TEXT("http://")))
+        return false;
+    struct text rest = text_from(url, 7), host;
+    const char *slash = memchr(rest.at, '/', rest.length);
+    if (slash != NULL)
+        rest.length = (size_t) (slash - rest.at);
+    int port = 0;
+    return parse_authority(rest, &host, &port) != NULL || !address_is_this_machine(host);
+}
+
+static const char *parse_redis_tcp(struct text rest, struct redis_parts *parts)
+{
+    if (contains_any(rest, "@"))
+        return "a user name or password in the URL is not accepted: let Redis listen where only Tollgate reaches it";
+    if (contains_any(rest, "?#"))
+        return "a query (?) or fragment (#) is not accepted: write redis://host:port/database";
+    const char *slash = rest.length > 0 ? memchr(rest.at, '/', rest.length) : NULL;
+    size_t length = slash != NULL ? (size_t) (slash - rest.at) : rest.length;
+    struct text database = text_from(rest, length + (slash != NULL));
+    int64_t number = 0;
+    bool good = database.length == 0 || (database.length <= 5 && database.at[0] >= '0' && database.at[0] <= '9' &&
+                                         text_to_int64(database, &number) && number <= REDIS_DATABASE_MAX);
+    if (!good)
+        return "behind the last / stands the number of a database, such as 0";
+    parts->database = (int) number;
+    parts->port = REDIS_PORT_USUAL;
+    return parse_authority((struct text){rest.at, length}, &parts->host, &parts->port);
+}
+
+const char *address_parse_redis(struct text text, struct redis_parts *ret)
+{
+    struct redis_parts parts = {0};
+    const char *error;
+    if (text_starts_with(text, TEXT("unix:"))) {
+        parts.is_unix = true;
+        parts.path = text_from(text, 5);
+        error = parse_unix_path(parts.path);
+    } else if (text_starts_with(text, TEXT("rediss://"))) {
+        error = "TLS to Redis is not possible with the client library used here: use unix:/path, redis:// on this "
+                "machine, or redis:// through a tunnel such as stunnel";
+    } else if (!text_starts_with(text, TEXT("redis://"))) {
+        error = "it must start with unix:/ or redis://";
+    } else if (!is_printable(text)) {
+        error = "blanks and special characters are not accepted";
+    } else {
+        error = parse_redis_tcp(text_from(text, 8), &parts);
+    }
+    if (error == NULL)
+        *ret = parts;
     return error;
 }

@@ -25,4 +25,20 @@ bool address_is_loopback(struct text host);
  * trailing slashes; "unix:" ones keep their path as written. */
 const char *address_parse_url(struct text text, struct text *ret);
 
+/* http:// to a host that is not this machine: what is sent there can be read on the way. @url is a good one. */
+bool address_url_is_open(struct text url);
+
+/* The address of a Redis in its parts, which point into the text it was parsed from. */
+struct redis_parts {
+    bool is_unix;
+    struct text path; /* UNIX, as written */
+    struct text host; /* TCP, without brackets */
+    int port;
+    int database;
+};
+/* NULL, or what is wrong and what to write instead; never quotes it, it might hold a password. */
+const char *address_parse_redis(struct text text, struct redis_parts *ret);
+/* The host is numeric and loopback, or "localhost". */
+bool address_is_this_machine(struct text host);
+
 #endif

@@ -161,16 +161,54 @@ static int core_count(void)
     return count < SETTINGS[SETTING_WORKERS].maximum ? count : (int) SETTINGS[SETTING_WORKERS].maximum;
 }
 
+/* The node at a path without <name> and []. */
+static const struct node *node_at(const struct node *map, struct text path)
+{
+    char name[SETTING_NAME_BYTES_MAX + 1];
+    while (map != NULL) {
+        const char *dot = memchr(path.at, '.', path.length);
+        size_t length = dot != NULL ? (size_t) (dot - path.at) : path.length;
+        text_copy(name, sizeof(name), (struct text){path.at, length});
+        map = node_child(map, name);
+        if (dot == NULL)
+            return map;
+        path = (struct text){dot + 1, path.length - length - 1};
+    }
+    return NULL;
+}
+
 static void remember_places(struct loading *loading)
 {
     for (enum setting_id id = 0; id < SETTING_COUNT; id++) {
-        const struct node *parent = text_starts_with(text_of(SETTINGS[id].path), TEXT("admin."))
-                                        ? setting_node(loading->root, SETTING_ADMIN)
-                                        : loading->root;
-        const struct node *node = (SETTINGS[id].flags & SETTING_RESTART) != 0 ? setting_node(parent, id) : NULL;
+        bool restart = (SETTINGS[id].flags & SETTING_RESTART) != 0;
+        const struct node *node = restart ? node_at(loading->root, text_of(SETTINGS[id].path)) : NULL;
         if (node != NULL)
             loading->snapshot->written[id] = (struct written_at){node->place.line, node->place.column};
     }
+}
+
+static struct redis_address load_redis(struct loading *loading)
+{
+    const struct node *url = setting_node(setting_node(loading->root, SETTING_REDIS), SETTING_REDIS_URL);
+    struct redis_parts parts;
+    if (url == NULL || !url->valid || address_parse_redis(url->value, &parts) != NULL)
+        return (struct redis_address){.kind = REDIS_PRIVATE};
+    const char *path = parts.is_unix ? loading_keep_path(loading, parts.path) : NULL;
+    if (path != NULL && strlen(path) > SOCKET_PATH_BYTES_MAX)
+        problem_error(loading->problems, url->place,
+                      "the socket's absolute path has %zu bytes, but may have at most %d", strlen(path),
+                      SOCKET_PATH_BYTES_MAX);
+    if (!parts.is_unix && !address_is_this_machine(parts.host) && loading->mode == LOAD_CHECK)
+        problem_warning(loading->problems, url->place,
+                        "this connection is not encrypted: let it go through a tunnel, or use unix:/path");
+    return (struct redis_address){
+        .kind = parts.is_unix ? REDIS_UNIX : REDIS_TCP,
+        .path = path,
+        .host = parts.is_unix ? NULL : loading_keep(loading, parts.host),
+        .port = parts.port,
+        .database = parts.database,
+        .text = loading_keep(loading, url->value),
+    };
 }
 
 static void load_listeners(struct loading *loading)
@@ -206,6 +244,7 @@ static void load_settings(struct loading *loading)
     policy->drain_timeout_ms = setting_number(loading->root, SETTING_DRAIN_TIMEOUT);
     if (keys_file != NULL && keys_file->valid)
         policy->keys_file = loading_keep_path(loading, keys_file->value);
+    policy->redis = load_redis(loading);
     policy->loaded_wall_ms = clock_wall_ms();
     remember_places(loading);
 }
@@ -238,6 +277,7 @@ static void build(struct loading *loading)
     load_settings(loading);
     load_models(loading);
     load_tenants(loading);
+    load_billing(loading);
     hash_bundle(loading->bundle, loading->snapshot->policy.sha256);
 }
 

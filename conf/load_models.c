@@ -259,6 +259,7 @@ static void load_model(struct loading *loading, const struct node *map, struct m
     model->start_timeout_ms = setting_number(map, SETTING_MODEL_START_TIMEOUT);
     model->created_wall_s = loading->snapshot->policy.loaded_wall_ms / 1000;
     load_engines(loading, setting_node(map, SETTING_ENGINES), model);
+    loading_prices(loading, setting_node(map, SETTING_MODEL_PRICES), model);
     const struct node *limits = setting_node(map, SETTING_MODEL_LIMITS);
     model->limits = loading_limits(loading, limits, NULL);
     (void) loading_warn_hard(loading, limits, model);

@@ -197,6 +197,8 @@ static void load_key(struct tenants_loading *tenants, const struct node *map, co
 static void load_tenant(struct tenants_loading *tenants, const struct node *map, struct tenant *tenant)
 {
     struct loading *loading = tenants->loading;
+    const struct node *customer = setting_node(map, SETTING_TENANT_CUSTOMER);
+    tenant->customer = customer != NULL && customer->valid ? loading_keep(loading, customer->value) : "";
     tenant->disabled = setting_number(map, SETTING_TENANT_DISABLED) != 0;
     tenant->scopes = load_scopes(loading, setting_node(map, SETTING_TENANT_SCOPES), SETTING_TENANT_SCOPE_MODELS,
                                  SETTING_TENANT_SCOPE_ENDPOINTS);
@@ -456,6 +458,7 @@ void load_tenants(struct loading *loading)
         return;
     for (size_t i = 0; i < tenants.source_count; i++) {
         tenants.tenants[i].name = loading_keep(loading, tenants.sources[i].name);
+        tenants.tenants[i].customer = "";
         if (tenants.sources[i].map->valid)
             load_tenant(&tenants, tenants.sources[i].map, &tenants.tenants[i]);
     }

@@ -38,8 +38,13 @@ void loading_warn_hard_in(struct loading *loading, const struct node *map, const
 /* `tenants.<name>.models` of @map to @tenant. */
 void loading_tenant_models(struct loading *loading, const struct node *map, struct tenant *tenant);
 
-/* The parts. Each tells its problems; the policy is used only when there was no error. Models come before tenants. */
+/* `models.<name>.price` in @list (may be NULL) to @model. */
+void loading_prices(struct loading *loading, const struct node *list, struct model *model);
+
+/* The parts. Each tells its problems; the policy is used only when there was no error. Models come before tenants,
+ * tenants before billing. */
 void load_models(struct loading *loading);
 void load_tenants(struct loading *loading);
+void load_billing(struct loading *loading);
 
 #endif

@@ -12,6 +12,9 @@ enum { SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024 };
 
 const char *const ENDPOINT_NAMES[ENDPOINT_COUNT] = {"completions", "chat", "embeddings", "models"};
 const char *const ON_EXCEED_NAMES[ON_EXCEED_COUNT] = {"soft", "hard", "cut"};
+const char *const MEASURE_NAMES[MEASURE_COUNT] = {"input_tokens", "cached_input_tokens", "output_tokens", "requests"};
+const char *const BILLING_SYNC_NAMES[BILLING_SYNC_COUNT] = {"os", "group"};
+const char *const PROVIDER_KIND_NAMES[PROVIDER_KIND_COUNT] = {"file", "stripe"};
 const char *const DIALECT_NAMES[DIALECT_COUNT] = {"openai", "vllm", "llamacpp"};
 
 /* Policies are const for everybody else; their memory is a snapshot's. */

@@ -38,6 +38,34 @@ struct limits {
                            was written; behind a comma and a blank when it gives a part of these limits */
 };
 
+/* What can be priced and sent to a provider: numbers of one kind, summed. */
+enum measure {
+    MEASURE_INPUT_TOKENS,        /* all input, also what came from the engine's cache */
+    MEASURE_CACHED_INPUT_TOKENS, /* the part of it that came from the engine's cache */
+    MEASURE_OUTPUT_TOKENS,
+    MEASURE_REQUESTS,
+    MEASURE_COUNT
+};
+/* "input_tokens", "cached_input_tokens", "output_tokens", "requests" */
+extern const char *const MEASURE_NAMES[MEASURE_COUNT];
+
+/* Amounts of money are integer pico-units, 10^-12 of a currency's unit; a price per million tokens with six decimals is
+ * a whole number of them per token. No price is above PRICE_PICO_MAX, so that price times any int64_t count of tokens
+ * fits in __int128 with room for sums. */
+#define PRICE_PICO_MAX INT64_C(1000000000000000)
+
+/* `models.<name>.price`, one version. Input that came from the cache costs @cached_input instead of @input. */
+struct price {
+    wall_ms valid_from_wall_ms; /* a full UTC hour, so that an epoch has one price; 0 = from the beginning */
+    const char *currency;       /* three capital letters: "EUR" */
+    const char *input;          /* as written, per million tokens: "0.10" */
+    const char *cached_input;   /* @input's unless written */
+    const char *output;
+    int64_t input_pico; /* per token, 0..PRICE_PICO_MAX */
+    int64_t cached_input_pico;
+    int64_t output_pico;
+};
+
 /* What a tenant or key may use. A part that was not written allows everything. */
 struct scopes {
     bool models_limited;
@@ -96,8 +124,10 @@ struct model {
     int64_t start_timeout_ms; /* a spawned engine not READY by then is stopped and started again */
     size_t engine_count;
     const struct engine *engines;
-    struct limits limits;   /* of everybody's requests for it */
-    int64_t created_wall_s; /* when the model first appeared in a load of this process: `created` in /v1/models */
+    struct limits limits; /* of everybody's requests for it */
+    size_t price_count;
+    const struct price *prices; /* sorted by valid_from_wall_ms, all different: the last that is valid counts */
+    int64_t created_wall_s;     /* when the model first appeared in a load of this process: `created` in /v1/models */
 };
 
 struct key {
@@ -119,11 +149,69 @@ struct tenant_model {
 
 struct tenant {
     const char *name;
+    const char *customer; /* the providers' name of the tenant; "" = none: what a provider needs it for is held */
     bool disabled;
     struct scopes scopes;
     struct limits limits; /* presets of `defaults.tenant.limits` filled in as above */
     size_t model_count;
     const struct tenant_model *models;
+};
+
+/* How safe a usage record is before the answer's last byte leaves. */
+enum billing_sync {
+    BILLING_SYNC_OS,    /* with the kernel: a killed gateway loses nothing */
+    BILLING_SYNC_GROUP, /* on disk, many records with one fdatasync: a power cut loses nothing either */
+    BILLING_SYNC_COUNT
+};
+extern const char *const BILLING_SYNC_NAMES[BILLING_SYNC_COUNT]; /* "os", "group" */
+
+enum provider_kind { PROVIDER_FILE, PROVIDER_STRIPE, PROVIDER_KIND_COUNT };
+extern const char *const PROVIDER_KIND_NAMES[PROVIDER_KIND_COUNT]; /* "file", "stripe": the key in YAML */
+
+/* One meter of a provider: which sums are sent to it. */
+struct meter_policy {
+    const char *event_name; /* unique within the provider */
+    enum measure measure;
+    size_t model_pattern_count;        /* >= 1 */
+    const char *const *model_patterns; /* globs over canonical model names; {"*"} when none were written */
+};
+
+/* One entry of `billing.providers`. At most one of each kind, so that the kind names it in identifiers and states. */
+struct provider_policy {
+    enum provider_kind kind;
+    const char *directory; /* FILE: absolute; may not exist yet */
+    struct secret api_key; /* STRIPE */
+    const char *api_base;  /* STRIPE: "https://api.stripe.com", without trailing '/'; http only to this machine */
+    size_t meter_count;    /* STRIPE: >= 1 */
+    const struct meter_policy *meters;
+};
+
+/* `billing`. */
+struct billing_policy {
+    int64_t epoch_ms; /* 1 s to 1 h; a UTC hour's end ends an epoch as well */
+    enum billing_sync sync;
+    int64_t retention_ms; /* how long sealed epochs stay on disk after they were delivered */
+    bool bill_client_gone;
+    bool bill_engine_error;
+    bool bill_crash;
+    bool bill_estimated; /* counts that no engine gave */
+    size_t provider_count;
+    const struct provider_policy *providers;
+};
+
+/* The Redis that collects usage. */
+enum redis_kind {
+    REDIS_PRIVATE, /* the master starts one; nothing else below is set */
+    REDIS_UNIX,
+    REDIS_TCP
+};
+struct redis_address {
+    enum redis_kind kind;
+    const char *path; /* UNIX: absolute */
+    const char *host; /* TCP: a name or a numeric address without brackets */
+    int port;
+    int database;     /* 0 unless given */
+    const char *text; /* as written, NULL for PRIVATE; holds no password */
 };
 
 /* What runtime_dir may have, so that "/" and a socket's name of up to 23 bytes still fit into a socket's path. */
@@ -155,7 +243,9 @@ struct policy {
     size_t tenant_count;
     const struct tenant *tenants; /* sorted by name */
     size_t key_count;
-    const struct key *keys;    /* sorted by sha256 */
+    const struct key *keys; /* sorted by sha256 */
+    struct redis_address redis;
+    struct billing_policy billing;
     struct limits user_limits; /* `defaults.user.limits`: of each (tenant, user) */
     wall_ms loaded_wall_ms;
     uint8_t sha256[32]; /* of the bundle it was loaded from */

@@ -5,8 +5,9 @@
 #include "conf/load.h"
 #include "conf/problems.h"
 #include "conf/snapshot.h"
+#include "conf/value.h"
 
-enum { NUMBER_TEXT_BYTES = 24 };
+enum { NUMBER_TEXT_BYTES = DURATION_TEXT_BYTES };
 
 struct restart_check {
     const struct policy *next;
@@ -43,6 +44,11 @@ bool policy_may_replace(const struct policy *current, const struct policy *next,
     check_text(&check, SETTING_STATE_DIR, current->state_dir, next->state_dir);
     if (check.allowed) /* its default depends on state_dir */
         check_text(&check, SETTING_RUNTIME_DIR, current->runtime_dir, next->runtime_dir);
+    check_text(&check, SETTING_REDIS_URL, current->redis.text, next->redis.text);
+    check_text(&check, SETTING_BILLING_EPOCH, value_duration_text(current->billing.epoch_ms, now),
+               value_duration_text(next->billing.epoch_ms, wanted));
+    check_text(&check, SETTING_BILLING_SYNC, BILLING_SYNC_NAMES[current->billing.sync],
+               BILLING_SYNC_NAMES[next->billing.sync]);
     check_text(&check, SETTING_WORKERS, number_text(current->workers, now), number_text(next->workers, wanted));
     return check.allowed;
 }

@@ -38,6 +38,11 @@ static const struct {
     [TYPE_DIALECT] = {"one of", "a kind of engine"},
     [TYPE_ENDPOINT] = {"one of", "an endpoint"},
     [TYPE_ON_EXCEED] = {"one of", "soft, hard or cut"},
+    [TYPE_BILLING_SYNC] = {"one of", "os or group"},
+    [TYPE_MEASURE] = {"one of", "a measure"},
+    [TYPE_PRICE] = {"price", "a price per million tokens with at most six decimals, such as \"0.40\""},
+    [TYPE_CURRENCY] = {"currency", "a currency of three capital letters, such as EUR"},
+    [TYPE_REDIS_URL] = {"URL of a Redis", "a URL such as unix:/run/redis/redis.sock or redis://127.0.0.1:6379/0"},
 };
 
 const char *setting_type_name(enum setting_type type)
@@ -95,21 +100,21 @@ const char *setting_name(enum setting_id id)
     return dot != NULL ? dot + 1 : SETTINGS[id].path;
 }
 
+static const struct {
+    size_t count;
+    const char *const *names;
+} CHOICES[TYPE_COUNT] = {
+    [TYPE_DIALECT] = {DIALECT_COUNT, DIALECT_NAMES},
+    [TYPE_ENDPOINT] = {ENDPOINT_COUNT, ENDPOINT_NAMES},
+    [TYPE_ON_EXCEED] = {ON_EXCEED_COUNT, ON_EXCEED_NAMES},
+    [TYPE_BILLING_SYNC] = {BILLING_SYNC_COUNT, BILLING_SYNC_NAMES},
+    [TYPE_MEASURE] = {MEASURE_COUNT, MEASURE_NAMES},
+};
+
 const char *const *setting_choices(enum setting_type type, size_t *ret_count)
 {
-    if (type == TYPE_DIALECT) {
-        *ret_count = DIALECT_COUNT;
-        return DIALECT_NAMES;
-    }
-    if (type == TYPE_ENDPOINT) {
-        *ret_count = ENDPOINT_COUNT;
-        return ENDPOINT_NAMES;
-    }
-    if (type == TYPE_ON_EXCEED) {
-        *ret_count = ON_EXCEED_COUNT;
-        return ON_EXCEED_NAMES;
-    }
-    return NULL;
+    *ret_count = CHOICES[type].count;
+    return CHOICES[type].names;
 }
 
 bool setting_is_name(struct text name)
@@ -135,6 +140,14 @@ static bool is_printable(struct text text)
     return true;
 }
 
+static bool is_currency(struct text text)
+{
+    bool good = text.length == 3;
+    for (size_t i = 0; good && i < text.length; i++)
+        good = text.at[i] >= 'A' && text.at[i] <= 'Z';
+    return good;
+}
+
 static bool parse_choice(enum setting_type type, struct text value, int64_t *ret_number)
 {
     size_t count;
@@ -152,6 +165,7 @@ bool setting_parse(enum setting_type type, struct text value, int64_t *ret_numbe
 {
     uint8_t digest[32];
     struct listen_parts parts;
+    struct redis_parts redis;
     struct text url;
     *ret_number = 0;
     switch (type) {
@@ -184,9 +198,17 @@ bool setting_parse(enum setting_type type, struct text value, int64_t *ret_numbe
         return address_parse_listen(value, &parts) == NULL;
     case TYPE_URL:
         return address_parse_url(value, &url) == NULL;
+    case TYPE_REDIS_URL:
+        return address_parse_redis(value, &redis) == NULL;
+    case TYPE_PRICE:
+        return value_price(value, ret_number);
+    case TYPE_CURRENCY:
+        return is_currency(value);
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
     case TYPE_ON_EXCEED:
+    case TYPE_BILLING_SYNC:
+    case TYPE_MEASURE:
         return parse_choice(type, value, ret_number);
     }
     UNREACHABLE("every type has its case");

@@ -13,30 +13,39 @@ enum setting_id {
 };
 
 enum setting_type {
-    TYPE_MAP,         /* settings by name */
-    TYPE_NAMED,       /* things of one kind, by names that the user gives */
-    TYPE_VARIABLES,   /* the same, by names of environment variables */
-    TYPE_LIST,        /* things of one kind */
-    TYPE_LIMITS,      /* a map with the settings of models.<name>.limits */
-    TYPE_STRING,      /* printable text */
-    TYPE_ARGUMENT,    /* any text */
-    TYPE_NAME,        /* letters, digits and . _ : / - */
-    TYPE_INTEGER,     /* number */
-    TYPE_BOOLEAN,     /* number: 0 or 1 */
-    TYPE_DURATION,    /* number: milliseconds */
-    TYPE_PATH,        /* of a file or directory */
-    TYPE_SECRET_FILE, /* path of a file whose content is a secret */
-    TYPE_SHA256,      /* 64 hexadecimal digits */
-    TYPE_DATE,        /* number: wall_ms */
-    TYPE_LISTEN,      /* address to listen on */
-    TYPE_URL,         /* of an engine */
-    TYPE_DIALECT,     /* number: enum engine_dialect */
-    TYPE_ENDPOINT,    /* number: enum endpoint */
-    TYPE_ON_EXCEED,   /* number: enum on_exceed */
+    TYPE_MAP,          /* settings by name */
+    TYPE_NAMED,        /* things of one kind, by names that the user gives */
+    TYPE_VARIABLES,    /* the same, by names of environment variables */
+    TYPE_LIST,         /* things of one kind */
+    TYPE_LIMITS,       /* a map with the settings of models.<name>.limits */
+    TYPE_STRING,       /* printable text */
+    TYPE_ARGUMENT,     /* any text */
+    TYPE_NAME,         /* letters, digits and . _ : / - */
+    TYPE_INTEGER,      /* number */
+    TYPE_BOOLEAN,      /* number: 0 or 1 */
+    TYPE_DURATION,     /* number: milliseconds */
+    TYPE_PATH,         /* of a file or directory */
+    TYPE_SECRET_FILE,  /* path of a file whose content is a secret */
+    TYPE_SHA256,       /* 64 hexadecimal digits */
+    TYPE_DATE,         /* number: wall_ms */
+    TYPE_LISTEN,       /* address to listen on */
+    TYPE_URL,          /* of an engine */
+    TYPE_DIALECT,      /* number: enum engine_dialect */
+    TYPE_ENDPOINT,     /* number: enum endpoint */
+    TYPE_ON_EXCEED,    /* number: enum on_exceed */
+    TYPE_BILLING_SYNC, /* number: enum billing_sync */
+    TYPE_MEASURE,      /* number: enum measure */
+    TYPE_PRICE,        /* number: pico-units per token */
+    TYPE_CURRENCY,     /* three capital letters */
+    TYPE_REDIS_URL,    /* of a Redis server */
     TYPE_COUNT
 };
 
-enum setting_flags { SETTING_REQUIRED = 1, SETTING_RESTART = 2 /* cannot change by a reload */ };
+enum setting_flags {
+    SETTING_REQUIRED = 1,
+    SETTING_RESTART = 2,    /* cannot change by a reload */
+    SETTING_ONE_OR_MORE = 4 /* of a LIST: an entry that is a map may stand for the list; readers see the list */
+};
 
 enum { SETTING_NAME_BYTES_MAX = 128 };
 
@@ -60,7 +69,7 @@ enum setting_id setting_child(enum setting_id parent, struct text name);
 enum setting_id setting_item(enum setting_id parent);
 /* The last part of the path: "length" of "models.<name>.queue.length"; "aliases[]" for a list's items. */
 const char *setting_name(enum setting_id id);
-/* The words a DIALECT, ENDPOINT or ON_EXCEED may be; NULL for other types. */
+/* The words a value may be when its type has such; NULL for other types. */
 const char *const *setting_choices(enum setting_type type, size_t *ret_count);
 /* The type in the words of the documentation ("duration") and of an error ("a duration such as 30s"). */
 const char *setting_type_name(enum setting_type type);

@@ -42,6 +42,7 @@ static void report_kind(const struct schema_context *context, enum setting_id id
 {
     struct text label = label_of(id, node);
     enum setting_type type = SETTINGS[id].type;
+    bool one_or_more = (SETTINGS[id].flags & SETTING_ONE_OR_MORE) != 0;
     if (node->kind == NODE_EMPTY && id == SETTING_ROOT)
         problem_error(context->problems, node->place,
                       "the file is empty: it needs at least models: {name: {engines: [{url: …}]}}");
@@ -53,8 +54,9 @@ static void report_kind(const struct schema_context *context, enum setting_id id
         problem_error(context->problems, node->place, "%.*s is empty: give it %s, or delete the line",
                       TEXT_ARGUMENTS(label), setting_type_expects(type));
     else
-        problem_error(context->problems, node->place, "%.*s must be %s, not %s", TEXT_ARGUMENTS(label),
-                      setting_type_expects(type), kind_name(node));
+        problem_error(context->problems, node->place, "%.*s must be %s%s, not %s", TEXT_ARGUMENTS(label),
+                      one_or_more ? "a map of settings (name: value) or " : "", setting_type_expects(type),
+                      kind_name(node));
 }
 
 /* The names that a map may have, for an error. */
@@ -186,9 +188,24 @@ static void check_count(const struct schema_context *context, enum setting_id id
                       TEXT_ARGUMENTS(label), node->count, (long long) setting->maximum);
 }
 
+/* Make @map a list with itself as the one entry. It stays a map when memory is exhausted. */
+static void put_into_list(const struct schema_context *context, struct node *map)
+{
+    struct node *entry = arena_take(context->arena, sizeof(*entry));
+    if (entry == NULL)
+        return;
+    *entry = *map;
+    entry->next = NULL;
+    map->kind = NODE_LIST;
+    map->count = 1;
+    map->first = map->last = entry;
+}
+
 static void check_container(const struct schema_context *context, enum setting_id id, struct node *node)
 {
     enum setting_type type = SETTINGS[id].type;
+    if ((SETTINGS[id].flags & SETTING_ONE_OR_MORE) != 0 && node->kind == NODE_MAP)
+        put_into_list(context, node);
     if (node->kind != (type == TYPE_LIST ? NODE_LIST : NODE_MAP)) {
         report_kind(context, id, node);
         return;
@@ -236,7 +253,8 @@ static bool expand(const struct schema_context *context, struct node *node)
 /* A wrong digest may be a pasted key, a wrong URL may hold a password, and a path may be the secret itself. */
 static bool may_quote(enum setting_type type)
 {
-    return type != TYPE_SHA256 && type != TYPE_URL && type != TYPE_SECRET_FILE && type != TYPE_ARGUMENT;
+    return type != TYPE_SHA256 && type != TYPE_URL && type != TYPE_REDIS_URL && type != TYPE_SECRET_FILE &&
+           type != TYPE_ARGUMENT;
 }
 
 static void report_choice(const struct schema_context *context, enum setting_id id, const struct node *node)
@@ -263,6 +281,7 @@ static void report_value(const struct schema_context *context, enum setting_id i
     enum setting_type type = SETTINGS[id].type;
     struct text label = label_of(id, node), written = shortened(node->text), ignored_url;
     struct listen_parts ignored;
+    struct redis_parts ignored_redis;
     size_t count;
     if (setting_choices(type, &count) != NULL)
         report_choice(context, id, node);
@@ -272,6 +291,9 @@ static void report_value(const struct schema_context *context, enum setting_id i
     else if (type == TYPE_URL)
         problem_error(context->problems, node->place, "%.*s: %s", TEXT_ARGUMENTS(label),
                       address_parse_url(node->value, &ignored_url));
+    else if (type == TYPE_REDIS_URL)
+        problem_error(context->problems, node->place, "%.*s: %s", TEXT_ARGUMENTS(label),
+                      address_parse_redis(node->value, &ignored_redis));
     else if (may_quote(type))
         problem_error(context->problems, node->place, "%.*s must be %s, not \"%.*s\"", TEXT_ARGUMENTS(label),
                       setting_type_expects(type), TEXT_ARGUMENTS(written));
@@ -288,6 +310,9 @@ static void report_bounds(const struct schema_context *context, enum setting_id 
     if (setting->type == TYPE_DURATION)
         problem_error(context->problems, node->place, "%.*s must be from %s to %s", TEXT_ARGUMENTS(label),
                       value_duration_text(setting->minimum, least), value_duration_text(setting->maximum, most));
+    else if (setting->type == TYPE_PRICE)
+        problem_error(context->problems, node->place, "%.*s must be at most %lld per million tokens",
+                      TEXT_ARGUMENTS(label), (long long) (setting->maximum / PRICE_PICO_PER_UNIT));
     else if (setting->type == TYPE_INTEGER)
         problem_error(context->problems, node->place, "%.*s must be from %lld to %lld", TEXT_ARGUMENTS(label),
                       (long long) setting->minimum, (long long) setting->maximum);
@@ -301,7 +326,7 @@ static bool is_within_bounds(const struct setting *setting, const struct node *n
 {
     if (setting->maximum == 0)
         return true;
-    bool is_number = setting->type == TYPE_INTEGER || setting->type == TYPE_DURATION;
+    bool is_number = setting->type == TYPE_INTEGER || setting->type == TYPE_DURATION || setting->type == TYPE_PRICE;
     int64_t measure = is_number ? node->number : (int64_t) node->value.length;
     return measure >= setting->minimum && measure <= setting->maximum;
 }
@@ -349,6 +374,11 @@ void schema_check(const struct schema_context *context, enum setting_id id, stru
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
     case TYPE_ON_EXCEED:
+    case TYPE_BILLING_SYNC:
+    case TYPE_MEASURE:
+    case TYPE_PRICE:
+    case TYPE_CURRENCY:
+    case TYPE_REDIS_URL:
         check_scalar(context, id, node);
         return;
     case TYPE_COUNT:

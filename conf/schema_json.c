@@ -52,11 +52,18 @@ static json_t *scalar_schema(const struct setting *setting)
         return or_variable(string_schema("^[0-9A-Fa-f]{64}$"));
     case TYPE_DATE:
         return or_variable(string_schema("^[0-9]{4}-[0-9]{2}-[0-9]{2}"));
+    case TYPE_PRICE:
+        return or_variable(json_pack("{s:[o, {s:s, s:i}]}", "anyOf", string_schema("^(0|[1-9][0-9]*)(\\.[0-9]{1,6})?$"),
+                                     "type", "number", "minimum", 0));
+    case TYPE_CURRENCY:
+        return or_variable(string_schema("^[A-Z]{3}$"));
     case TYPE_NAME:
         return or_variable(string_schema(name_pattern));
     case TYPE_DIALECT:
     case TYPE_ENDPOINT:
     case TYPE_ON_EXCEED:
+    case TYPE_BILLING_SYNC:
+    case TYPE_MEASURE:
         return choice_schema(setting->type);
     case TYPE_STRING:
     case TYPE_ARGUMENT:
@@ -64,6 +71,7 @@ static json_t *scalar_schema(const struct setting *setting)
     case TYPE_SECRET_FILE:
     case TYPE_LISTEN:
     case TYPE_URL:
+    case TYPE_REDIS_URL:
         return text_schema(setting);
     case TYPE_MAP:
     case TYPE_NAMED:
@@ -109,8 +117,11 @@ static json_t *named_schema(enum setting_id id)
 static json_t *list_schema(enum setting_id id)
 {
     const struct setting *setting = &SETTINGS[id];
-    return json_pack("{s:s, s:I, s:I, s:o}", "type", "array", "minItems", (json_int_t) setting->minimum, "maxItems",
-                     (json_int_t) setting->maximum, "items", setting_schema(setting_item(id)));
+    json_t *list = json_pack("{s:s, s:I, s:I, s:o}", "type", "array", "minItems", (json_int_t) setting->minimum,
+                             "maxItems", (json_int_t) setting->maximum, "items", setting_schema(setting_item(id)));
+    if ((setting->flags & SETTING_ONE_OR_MORE) == 0)
+        return list;
+    return json_pack("{s:[o, o]}", "anyOf", list, setting_schema(setting_item(id)));
 }
 
 static json_t *default_value(const struct setting *setting)

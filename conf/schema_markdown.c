@@ -57,6 +57,8 @@ static bool add_type(struct buffer *to, enum setting_id id)
         fits = fits && buffer_format(to, "%s`%s`", i > 0 ? ", " : "", choices[i]);
     if (type == TYPE_LIMITS)
         fits = fits && buffer_format(to, ": as `%s`", SETTINGS[SETTING_MODEL_LIMITS].path);
+    if ((SETTINGS[id].flags & SETTING_ONE_OR_MORE) != 0)
+        fits = fits && buffer_add(to, TEXT(", or one entry"));
     if (SETTINGS[id].unit[0] != '\0')
         fits = fits && buffer_format(to, " (%s)", SETTINGS[id].unit);
     return fits;
@@ -70,6 +72,8 @@ static void range_text(const struct setting *setting, struct builder *to)
                        value_duration_text(setting->maximum, most));
     else if (setting->type == TYPE_INTEGER)
         builder_format(to, "%lld to %lld", (long long) setting->minimum, (long long) setting->maximum);
+    else if (setting->type == TYPE_PRICE)
+        builder_format(to, "0 to %lld", (long long) (setting->maximum / PRICE_PICO_PER_UNIT));
     else if (is_list(setting->type))
         builder_format(to, "%lld to %lld entries", (long long) setting->minimum, (long long) setting->maximum);
 }

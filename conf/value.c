@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VARIABLE_NAME_BYTES_MAX = 255 };
+enum { VARIABLE_NAME_BYTES_MAX = 255, PRICE_DECIMALS_MAX = 6 };
 
 static bool is_digit(char c)
 {
@@ -144,8 +144,12 @@ bool value_duration_ms(struct text text, int64_t *ret)
     if (!value_integer((struct text){text.at, digits}, &number))
         return false;
     for (size_t i = 0; i < UNIT_COUNT; i++) {
-        if (text_equal(text_from(text, digits), text_of(UNITS[i].suffix)))
-            return !__builtin_mul_overflow(number, UNITS[i].milliseconds, ret);
+        if (!text_equal(text_from(text, digits), text_of(UNITS[i].suffix)))
+            continue;
+        if (__builtin_mul_overflow(number, UNITS[i].milliseconds, &number))
+            return false;
+        *ret = number;
+        return true;
     }
     return false;
 }
@@ -161,6 +165,31 @@ const char *value_duration_text(int64_t milliseconds, char to[DURATION_TEXT_BYTE
     builder_init(&builder, to, DURATION_TEXT_BYTES);
     builder_format(&builder, "%lld%s", (long long) (milliseconds / UNITS[unit].milliseconds), UNITS[unit].suffix);
     return builder_string(&builder);
+}
+
+bool value_price(struct text text, int64_t *ret)
+{
+    const char *point = text.length > 0 ? memchr(text.at, '.', text.length) : NULL;
+    struct text whole = {text.at, point != NULL ? (size_t) (point - text.at) : text.length};
+    int64_t units, millionths = 0;
+    if (whole.length == 0 || !is_digit(whole.at[0]) || !value_integer(whole, &units) ||
+        __builtin_mul_overflow(units, PRICE_PICO_PER_UNIT, &units))
+        return false;
+    if (point != NULL) {
+        struct text decimals = text_from(text, whole.length + 1);
+        if (decimals.length == 0 || decimals.length > PRICE_DECIMALS_MAX)
+            return false;
+        for (size_t i = 0; i < PRICE_DECIMALS_MAX; i++) {
+            char c = i < decimals.length ? decimals.at[i] : '0';
+            if (!is_digit(c))
+                return false;
+            millionths = millionths * 10 + (c - '0');
+        }
+    }
+    if (__builtin_add_overflow(units, millionths, &units))
+        return false;
+    *ret = units;
+    return true;
 }
 
 /* A run of exactly @digits digits at *@at; moves behind it. */

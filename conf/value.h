@@ -6,7 +6,8 @@
 #include "base/clock.h"
 #include "base/text.h"
 
-enum { VALUE_BYTES_MAX = 64 * 1024 };
+/* A price of 1 per million tokens is 10^6 pico-units (10^-12) per token. */
+enum { VALUE_BYTES_MAX = 64 * 1024, PRICE_PICO_PER_UNIT = 1000000 };
 
 enum expand_result { EXPAND_DONE, EXPAND_UNSET, EXPAND_MALFORMED, EXPAND_TOO_LONG };
 /* Replace ${NAME} and ${NAME:-default}; $${ stands for ${ itself. The result is in @arena, NUL-terminated. On UNSET
@@ -19,6 +20,8 @@ bool value_has_variable(struct text written);
 bool value_integer(struct text text, int64_t *ret); /* decimal, no leading zeros, no "1_000" */
 bool value_boolean(struct text text, int64_t *ret); /* true, yes, false, no */
 bool value_duration_ms(struct text text, int64_t *ret);
+bool value_price(struct text text,
+                 int64_t *ret); /* decimal, at most six digits behind the point; in millionths: pico-units per token */
 bool value_date(struct text text, wall_ms *ret); /* 2027-01-01 or RFC 3339 */
 
 enum { DURATION_TEXT_BYTES = 32 };

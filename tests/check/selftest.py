@@ -29,6 +29,7 @@ PLANTS = [
     ("options.py", "conf/schema.def", 'X(P, "planted", STRING, NULL, 0, 0, 0, "", "D.")\n', "planted: is in no file of"),
     ("options.py", "conf/schema.def", 'X(P, "planted", STRING, NULL, 0, 0, 0, "", "D.")\n', "planted: is never read"),
     ("options.py", "conf/policy.h", "struct p {\n    int planted;\n};\n", "planted: is a field of conf/policy.h"),
+    ("options.py", "tests/check/options_exceptions.txt", "planted for no reason\n", "planted needs no exception"),
     ("words.py", "base/text.c", "/* " + "TO" + "DO */\n", "unfinished work"),
     ("words.py", "base/text.c", "/* /" + "home/somebody */\n", "path of somebody's machine"),
     ("words.py", "base/text.c", '"resolve' + 'd": ""\n', "download addresses"),

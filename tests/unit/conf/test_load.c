@@ -441,7 +441,8 @@ static void some_changes_need_a_restart(void **state)
 {
     (void) state;
     static const char *const allowed[] = {"drain_timeout: 5s\n", "keys_file: keys\n", "# comment\n",
-                                          "listen: 127.0.0.1:8700\n"};
+                                          "listen: 127.0.0.1:8700\n",
+                                          "billing: { epoch: 300s, sync: os, retention: 30d, bill: { crash: no } }\n"};
     static const struct {
         const char *yaml;
         const char *wanted;
@@ -451,6 +452,10 @@ static void some_changes_need_a_restart(void **state)
         {"admin: { token_file: admin.token }\n", ":1:22: error: admin.token_file needs a restart"},
         {"state_dir: other\n", ":1:12: error: state_dir needs a restart"},
         {"runtime_dir: /run/x\n", ":1:14: error: runtime_dir needs a restart"},
+        {"redis: { url: 'unix:/run/redis.sock' }\n",
+         ":1:15: error: redis.url needs a restart: it is not set now and cannot become unix:/run/redis.sock"},
+        {"billing: { epoch: 1m }\n", ":1:19: error: billing.epoch needs a restart: it is 5m now and cannot become 1m"},
+        {"billing: { sync: group }\n", ":1:18: error: billing.sync needs a restart: it is os now"},
         {"workers: 250\n", ":1:10: error: workers needs a restart"},
     };
     scratch_write("admin.token", "token\n");

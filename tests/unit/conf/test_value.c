@@ -65,13 +65,67 @@ static void durations_have_a_unit(void **state)
     }
     static const char *const bad[] = {"",    "30",   "s",  "-1s", "1.5s", "1h30m", "5 s",
                                       "30S", "030s", "1w", "1us", "+1s",  "1_0s",  "9223372036854775807d"};
+    number = 77;
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_false(value_duration_ms(text_of(bad[i]), &number));
+    assert_int_equal(number, 77);
     char text[DURATION_TEXT_BYTES];
     assert_string_equal(value_duration_text(90000, text), "90s");
     assert_string_equal(value_duration_text(0, text), "0s");
     assert_string_equal(value_duration_text(86400000, text), "1d");
     assert_string_equal(value_duration_text(1, text), "1ms");
+}
+
+static void prices_are_exact(void **state)
+{
+    (void) state;
+    static const struct {
+        const char *text;
+        int64_t pico;
+    } good[] = {{"0", 0},
+                {"0.0", 0},
+                {"0.10", 100000},
+                {"0.546875", 546875},
+                {"0.000001", 1},
+                {"12", 12000000},
+                {"12.3", 12300000},
+                {"1000000000", 1000000000000000},
+                {"9223372036854.775807", INT64_MAX}};
+    int64_t number = 77;
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        assert_true(value_price(text_of(good[i].text), &number));
+        assert_int_equal(number, good[i].pico);
+    }
+    number = 77;
+    static const char *const bad[] = {"",
+                                      ".",
+                                      ".5",
+                                      "5.",
+                                      "-1",
+                                      "-0.5",
+                                      "+1",
+                                      "1e3",
+                                      "1,5",
+                                      "0x1",
+                                      "1_0",
+                                      "00.1",
+                                      "1.-5",
+                                      "1.5 ",
+                                      " 1",
+                                      "1..2",
+                                      "1.2.3",
+                                      "0.1234567",
+                                      "0.0000000",
+                                      "1.1a",
+                                      "EUR 1",
+                                      "9223372036854.775808",
+                                      "9223372036855",
+                                      "99999999999999999999"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        if (value_price(text_of(bad[i]), &number))
+            fail_msg("\"%s\" was taken for a price", bad[i]);
+    }
+    assert_int_equal(number, 77);
 }
 
 static void dates_are_rfc_3339_or_a_day(void **state)
@@ -183,7 +237,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers_are_plain_digits), cmocka_unit_test(booleans_are_four_words),
         cmocka_unit_test(durations_have_a_unit),     cmocka_unit_test(dates_are_rfc_3339_or_a_day),
-        cmocka_unit_test(variables_are_replaced),    cmocka_unit_test(a_value_is_bounded),
+        cmocka_unit_test(prices_are_exact),          cmocka_unit_test(variables_are_replaced),
+        cmocka_unit_test(a_value_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
