@@ -16,9 +16,7 @@ ifeq ($(shell uname -m),x86_64)
   HARDENING += -fcf-protection=full
 endif
 ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),clang)
-  WARNINGS += -Wlogical-op -Wduplicated-cond -Wduplicated-branches -Wformat-signedness -Wformat-truncation=2 \
-    -Wstringop-overflow=4
-  TEST_WARNINGS := -Wno-format-truncation
+  WARNINGS += -Wlogical-op -Wduplicated-cond -Wduplicated-branches -Wformat-signedness -Wstringop-overflow=4
   HARDENING += -ftrivial-auto-var-init=zero
 endif
 FLAGS_release := -O2 -g -D_FORTIFY_SOURCE=3
@@ -70,9 +68,7 @@ $(OUT)/flags: FORCE
 	@echo '$(CC) $(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL)' >$@
 $(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
-	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) $(CFLAGS_MORE) -c -o $@ $<
-# A test may cut a text short on purpose.
-$(OUT)/tests/%.o: CFLAGS_MORE = $(TEST_WARNINGS)
+	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
 $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS) -lcmocka

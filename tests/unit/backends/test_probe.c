@@ -232,7 +232,7 @@ static void test_embedding_engine_is_asked_for_an_embedding(void **state)
 static void test_cancelled_probe_is_silent(void **state)
 {
     struct room *room = *state;
-    const struct canned canned[] = {HEALTHY, LISTED, GENERATES, END};
+    static const struct canned canned[] = {HEALTHY, LISTED, GENERATES, END};
     struct probe_target target = {.base_url = http_stub_url(room->stub), .engine_model = "gemma"};
     room->canned = canned;
     for (int turns = 0; turns < 12; turns++) {

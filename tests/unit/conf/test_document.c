@@ -106,7 +106,7 @@ static void depth_ends_at_the_limit(void **state)
     yaml[2 * DOCUMENT_DEPTH_MAX] = '\0';
     assert_non_null(parse(yaml));
     assert_int_equal(problems.errors, 0);
-    char deeper[sizeof(yaml)];
+    char deeper[sizeof(yaml) + 2];
     snprintf(deeper, sizeof(deeper), "[%s]", yaml);
     assert_null(parse(deeper));
     assert_problem("/t.yaml:1:17: error: nested deeper than 16 levels");

@@ -9,7 +9,8 @@ enum { MANY = 500 };
 /* The C library's function, watched: did the secret's bytes go through it? */
 static bool secret_was_wiped;
 
-static void wipe(void *at, size_t count)
+void wipe(void *at, size_t count); /* not static: glibc makes explicit_bzero inline, as clang sees it */
+void wipe(void *at, size_t count)
 {
     secret_was_wiped = secret_was_wiped || (count == 7 && memcmp(at, "hunter2", 7) == 0);
     memset(at, 0, count);
