@@ -76,7 +76,7 @@ static void what_varies_is_reserved_on_the_expensive_side(void **state)
         double off = 1 + ((double) unit_random_below(60) - 30) / 100;
         under += (double) ask(&none, question) < 40000 / (4 * off);
     }
-    assert_in_range(under, 1, 250);
+    assert_in_range(under, 1, 350); /* without the deviation some 500 */
 }
 
 static void a_change_of_language_is_followed(void **state)
