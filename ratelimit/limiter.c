@@ -137,6 +137,17 @@ static void answer_refusal(struct limit_answer *answer, const struct need *need,
         answer->retry_after_ms = wait_us / 1000 + (wait_us % 1000 > 0);
 }
 
+/* What each bucket of tokens holds at least: one that is smaller than the guess holds less than that. */
+static int64_t tokens_held(const struct needs *needs, const struct limit_demand *demand)
+{
+    int64_t tokens = smaller(not_negative(demand->tokens), BUCKET_UNITS_MAX);
+    for (size_t at = 0; at < needs->count; at++) {
+        if (needs->at[at].kind == LIMIT_TOKENS)
+            tokens = smaller(tokens, needs->at[at].milli / BUCKET_MILLI);
+    }
+    return tokens;
+}
+
 static void take_all(const struct needs *needs, const struct limit_demand *demand, struct reservation *reservation)
 {
     for (size_t at = 0; at < needs->count; at++) {
@@ -150,7 +161,7 @@ static void take_all(const struct needs *needs, const struct limit_demand *deman
         reservation->_holds[at].held_milli = need->milli;
     }
     reservation->_count = needs->count;
-    reservation->tokens = smaller(not_negative(demand->tokens), BUCKET_UNITS_MAX);
+    reservation->tokens = tokens_held(needs, demand);
     reservation->open = true;
 }
 

@@ -57,7 +57,7 @@ struct limit_demand {
 /* What one request holds in each bucket that applies to it. A plain value; private but for @open and @tokens. */
 struct reservation {
     bool open;
-    int64_t tokens; /* reserved in the token buckets so far, top-ups included */
+    int64_t tokens; /* what every token bucket holds at least, top-ups included */
     size_t _count;
     struct {
         uint32_t index;      /* of the bucket */

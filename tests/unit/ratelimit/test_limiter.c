@@ -276,6 +276,27 @@ static void top_up_goes_into_debt_unless_a_limit_cuts(void **state)
     room_close(&room);
 }
 
+static void guess_above_the_capacity_is_cut_at_the_capacity(void **state)
+{
+    (void) state;
+    struct room room;
+    room_open(&room);
+    room.key.limits = (struct limits){.tokens_per_minute = 500, .on_exceed = ON_EXCEED_CUT};
+    room.tenant.limits = (struct limits){.tokens_per_minute = 5000};
+    room_apply(&room);
+    struct reservation reservation;
+    struct limit_answer answer;
+    struct limit_demand demand = {.tokens = 1100, .tokens_cap = 1100, .tokens_least = 100};
+    assert_int_equal(limiter_reserve(room.limiter, &SUBJECT, &demand, room.now, &reservation, &answer), LIMIT_ADMITTED);
+    assert_int_equal(reservation.tokens, 500);
+    assert_true(room_held(&room, SCOPE_TENANT, LIMIT_TOKENS) == 1100);
+    assert_false(limiter_top_up(room.limiter, &reservation, 1, room.now));
+    limiter_settle(room.limiter, &reservation, 500, room.now);
+    assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 0);
+    assert_true(room_balance(&room, SCOPE_TENANT, LIMIT_TOKENS) == 4500);
+    room_close(&room);
+}
+
 static void guess_above_the_capacity_waits_for_a_full_bucket(void **state)
 {
     (void) state;
@@ -288,6 +309,7 @@ static void guess_above_the_capacity_waits_for_a_full_bucket(void **state)
     struct limit_demand demand = {.tokens = 1100, .tokens_cap = 1100, .tokens_least = 100};
     assert_int_equal(limiter_reserve(room.limiter, &SUBJECT, &demand, room.now, &reservation, &answer), LIMIT_ADMITTED);
     assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 0);
+    assert_int_equal(reservation.tokens, 500); /* so that whoever uses more asks for more */
     limiter_settle(room.limiter, &reservation, 120, room.now);
     assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 380);
     assert_int_equal(limiter_reserve(room.limiter, &SUBJECT, &demand, room.now, &reservation, &answer), LIMIT_REFUSED);
@@ -471,6 +493,7 @@ int main(void)
         cmocka_unit_test(each_bucket_is_settled_by_what_it_held),
         cmocka_unit_test(top_up_goes_into_debt_unless_a_limit_cuts),
         cmocka_unit_test(guess_above_the_capacity_waits_for_a_full_bucket),
+        cmocka_unit_test(guess_above_the_capacity_is_cut_at_the_capacity),
         cmocka_unit_test(strict_windows_hold),
         cmocka_unit_test(no_window_gets_more_than_capacity_rate_and_debt),
         cmocka_unit_test(less_than_the_rate_is_never_refused),

@@ -421,6 +421,10 @@ static enum limit_verdict slow_reserve(struct world *world, const struct limit_s
         *reservation = question.taking;
         reservation->open = true;
         reservation->tokens = charged_milli(demand->tokens) / 1000;
+        for (int hold = 0; hold < reservation->count; hold++) {
+            if (reservation->holds[hold].kind == LIMIT_TOKENS)
+                reservation->tokens = at_most(reservation->tokens, reservation->holds[hold].milli / 1000);
+        }
     }
     if (user != NULL && !user->exists)
         memset(user->buckets, 0, sizeof user->buckets);
