@@ -6,8 +6,9 @@
 #include "ratelimit/estimate.h"
 
 enum {
-    TOP_UP_TOKENS = 128, /* these two as the gateway has them (gateway/steps_limits.c) */
-    TOP_UP_BELOW_TOKENS = 32
+    TOP_UP_TOKENS = 128, /* as the gateway has them (gateway/steps_limits.c) */
+    TOP_UP_BELOW_TOKENS = 32,
+    TOP_UP_DIVISOR = 4
 };
 
 /* An admitted request. */
@@ -125,6 +126,19 @@ static void settle(struct simulation *simulation, struct running *running, int64
     free(running);
 }
 
+/* As the gateway: what there is room for, in fewer and fewer tokens. */
+static bool top_up(struct simulation *simulation, struct running *running)
+{
+    for (int64_t wanted = top_up_wanted(simulation, running); wanted > 0; wanted /= TOP_UP_DIVISOR) {
+        if (limiter_top_up(simulation->limiter, &running->reservation, wanted, running->wakes)) {
+            running->held_tokens += wanted;
+            simulation->result.top_ups++;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The request that wakes next has generated so much: more tokens, or the end. */
 static void wake_next(struct simulation *simulation)
 {
@@ -135,10 +149,7 @@ static void wake_next(struct simulation *simulation)
         settle(simulation, running, running->output_tokens);
         return;
     }
-    int64_t wanted = top_up_wanted(simulation, running);
-    if (limiter_top_up(simulation->limiter, &running->reservation, wanted, running->wakes)) {
-        running->held_tokens += wanted;
-        simulation->result.top_ups++;
+    if (top_up(simulation, running)) {
         sleep_again(simulation, running, generated);
     } else if (running->held_tokens > running->input_tokens + generated) {
         sleep_again(simulation, running, generated + 1); /* what is held may be used up */
@@ -167,7 +178,7 @@ static bool arrive(struct simulation *simulation, const struct trace_row *row)
     struct estimate_question question = question_of(load, row->input_tokens);
     struct estimate estimate;
     estimator_ask(simulation->estimator, &question, &estimate);
-    struct limit_demand demand = {.tokens_least = estimate.input_tokens,
+    struct limit_demand demand = {.tokens_least = estimate.input_tokens + 1,
                                   .tokens = estimate.input_tokens + estimate.output_tokens,
                                   .tokens_cap = estimate.input_tokens + estimate.output_cap_tokens};
     struct limit_answer answer;

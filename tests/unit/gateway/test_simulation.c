@@ -178,9 +178,9 @@ static void cut_ends_what_has_no_more_tokens(void **state)
     struct simulation_result result = run(&house);
     assert_int_equal(result.admitted, 1);
     assert_int_equal(result.cut, 1);
-    /* 3000, 1024 at first, 15 top-ups of 128; another one there is not, but these are used up. */
-    assert_int_equal(result.used_tokens, 3000 + 1024 + 15 * 128);
-    assert_int_equal(result.top_ups, 15);
+    /* 3000, 1024 at first, 15 top-ups of 128, of 32, three of 8: not one more, not one less. */
+    assert_int_equal(result.used_tokens, 6000);
+    assert_int_equal(result.top_ups, 15 + 1 + 3);
     assert_int_equal(result.debt_tokens, 0);
 }
 
