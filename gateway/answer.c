@@ -90,24 +90,15 @@ enum step_result answer_refuse_attempt(struct request *request)
 
 void answer_break(struct request *request, enum outcome outcome, enum lease_outcome how)
 {
-    struct buffer *out = &request->worker->scratch;
-    const struct outcome_row *row = &OUTCOMES[outcome];
     if (request->relay_over)
         return;
     keep_usage(request, false);
     (void) request_decide(request, outcome, NULL);
-    request_settle(request);
     exchange_cancel(&request->exchange);
-    if (!request->replied && !request->client_gone)
-        request_reply_error(request);
-    else if (!request->client_gone && request->relay.kind == RELAY_EVENTS) {
-        buffer_clear(out);
-        (void) relay_error_event(out, row->message, row->type, row->code);
-        (void) server_write(request->connection, buffer_text(out));
-        server_write_end(request->connection, true);
-    } else if (!request->client_gone) {
-        server_write_end(request->connection, false);
-    }
+    if (!request->replied)
+        request->closing = CLOSING_REFUSAL;
+    else
+        request->closing = request->relay.kind == RELAY_EVENTS ? CLOSING_ERROR_EVENT : CLOSING_CUT_OFF;
     let_go(request, how);
 }
 
@@ -137,14 +128,9 @@ static void write_out(struct request *request)
 
 static void complete_stream(struct request *request)
 {
-    struct buffer *out = &request->worker->scratch;
     keep_usage(request, true);
-    buffer_clear(out);
-    (void) relay_closing(&request->relay, out);
     (void) request_decide(request, OUTCOME_SERVED, NULL);
-    request_settle(request);
-    (void) server_write(request->connection, buffer_text(out));
-    server_write_end(request->connection, true);
+    request->closing = CLOSING_DONE_EVENT;
     exchange_release(&request->exchange);
     let_go(request, LEASE_OK);
 }
@@ -152,14 +138,9 @@ static void complete_stream(struct request *request)
 /* A token limit ends here: the stream ends as one that has reached its cap. */
 static void cut_at_limit(struct request *request)
 {
-    struct buffer *out = &request->worker->scratch;
     keep_usage(request, false);
-    buffer_clear(out);
-    (void) relay_cut(&request->relay, &request->usage, out);
     (void) request_decide(request, OUTCOME_LIMIT_CUT, NULL);
-    request_settle(request);
-    (void) server_write(request->connection, buffer_text(out));
-    server_write_end(request->connection, true);
+    request->closing = CLOSING_LENGTH_EVENT;
     exchange_cancel(&request->exchange);
     let_go(request, LEASE_OK);
 }
@@ -254,17 +235,63 @@ static void take_whole(struct request *request, struct text bytes)
 
 static void complete_whole(struct request *request)
 {
-    struct text held = buffer_text(&request->relay.held);
     keep_usage(request, true);
     (void) request_decide(request, OUTCOME_SERVED, NULL);
-    request_settle(request);
+    request->closing = CLOSING_WHOLE;
+    let_go(request, LEASE_OK);
+}
+
+/* ---- the last bytes ---- */
+
+static void write_last_events(struct request *request)
+{
+    struct buffer *out = &request->worker->scratch;
+    const struct outcome_row *row = &OUTCOMES[request->outcome];
+    buffer_clear(out);
+    if (request->closing == CLOSING_DONE_EVENT)
+        (void) relay_closing(&request->relay, out);
+    else if (request->closing == CLOSING_LENGTH_EVENT)
+        (void) relay_cut(&request->relay, &request->usage, out);
+    else
+        (void) relay_error_event(out, row->message, row->type, row->code);
+    (void) server_write(request->connection, buffer_text(out));
+    server_write_end(request->connection, true);
+}
+
+static void write_whole(struct request *request)
+{
+    struct text held = buffer_text(&request->relay.held);
     if (!request->replied) {
         request_reply_json(request, 200, held);
-    } else {
-        (void) server_write(request->connection, held);
-        server_write_end(request->connection, true);
+        return;
     }
-    let_go(request, LEASE_OK);
+    (void) server_write(request->connection, held);
+    server_write_end(request->connection, true);
+}
+
+void answer_close(struct request *request)
+{
+    if (request->client_gone)
+        return;
+    switch (request->closing) {
+    case CLOSING_NONE:
+        return;
+    case CLOSING_REFUSAL:
+        request_reply_error(request);
+        return;
+    case CLOSING_DONE_EVENT:
+    case CLOSING_LENGTH_EVENT:
+    case CLOSING_ERROR_EVENT:
+        write_last_events(request);
+        return;
+    case CLOSING_WHOLE:
+        write_whole(request);
+        return;
+    case CLOSING_CUT_OFF:
+        server_write_end(request->connection, false);
+        return;
+    }
+    UNREACHABLE("a way to close that nobody decides");
 }
 
 /* ---- the exchange's calls ---- */

@@ -32,22 +32,29 @@ static const struct step *last_step(void)
     return &steps[sizeof steps / sizeof steps[0] - 1];
 }
 
+/* Whatever happens, a request ends through the same steps: it is settled, then its last bytes leave. */
+static void skip_to_end(struct request *request)
+{
+    while (request->at->run != step_settle && request->at->run != step_finish && request->at->run != NULL)
+        request->at++;
+}
+
 void request_run(struct request *request)
 {
+    if (request->closing != CLOSING_NONE)
+        skip_to_end(request);
     while (request->at->run != NULL) {
         const struct step *step = request->at;
         enum step_result result = step->run(request);
         if (result == STEP_WAIT)
             return;
         if (result == STEP_REPLY) {
-            request_settle(request);
-            if (!request->replied && !request->client_gone)
-                request_reply_error(request);
-            request->at = last_step();
-            return;
-        }
-        if (request->at == step)
+            if (!request->replied && request->closing == CLOSING_NONE)
+                request->closing = CLOSING_REFUSAL;
+            skip_to_end(request);
+        } else if (request->at == step) {
             request->at++;
+        }
     }
 }
 

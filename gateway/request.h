@@ -39,7 +39,7 @@ struct request;
     X(forward)   /* to the engine; again if the retry rule allows */                                                   \
     X(relay)     /* the engine's bytes to the client */                                                                \
     X(settle)    /* the reservation, on what was really used */                                                        \
-    X(finish)    /* nothing open is left behind */
+    X(finish)    /* the last bytes leave; nothing open is left behind */
 
 enum step_result { STEP_NEXT, STEP_WAIT, STEP_REPLY };
 
@@ -65,6 +65,17 @@ struct outcome_row {
 extern const struct outcome_row OUTCOMES[OUTCOME_COUNT];
 
 enum { REQUEST_ID_BYTES = 32, REQUEST_ARENA_BYTES = 256 * 1024, REQUEST_ATTEMPTS_MAX = 3 };
+
+/* How the answer's last bytes look; decided by whoever ends it, written by the step `finish`, after `settle`. */
+enum closing {
+    CLOSING_NONE,         /* not decided, or the answer was sent whole already */
+    CLOSING_REFUSAL,      /* the outcome's error, as a whole answer */
+    CLOSING_DONE_EVENT,   /* the usage chunk if it is owed, `[DONE]` */
+    CLOSING_LENGTH_EVENT, /* the same after finish_reason "length" */
+    CLOSING_ERROR_EVENT,  /* the outcome's error, and the stream's end */
+    CLOSING_WHOLE,        /* what is held of a whole answer */
+    CLOSING_CUT_OFF       /* nothing: the connection is cut */
+};
 
 /* Times of one request, mono_us; 0 = not reached. */
 struct request_times {
@@ -143,6 +154,7 @@ struct request {
     const char *code;       /* overrides the outcome's code */
     int64_t retry_after_ms; /* 0 = none */
     bool decided;           /* the outcome stands */
+    enum closing closing;
     bool replied;
     bool client_gone;
     char processing_ms[24], retry_after_text[24], retry_after_ms_text[24];

@@ -189,7 +189,8 @@ enum step_result step_relay(struct request *request)
 enum step_result step_finish(struct request *request)
 {
     request_release(request, LEASE_OK);
-    return STEP_REPLY;
+    answer_close(request);
+    return STEP_NEXT;
 }
 
 void request_release(struct request *request, enum lease_outcome outcome)
@@ -213,17 +214,16 @@ void request_writable(struct request *request)
 
 void request_cut(struct request *request)
 {
-    if (request->relay_over || request->client_gone || request->replied) {
-        if (!request->relay_over && !request->client_gone)
-            answer_break(request, OUTCOME_STREAM_CUT, LEASE_OK);
+    if (request->relay_over || request->client_gone || !request->body_whole)
+        return; /* ended, or to be ended by its own connection's deadline */
+    if (request->replied) {
+        answer_break(request, OUTCOME_STREAM_CUT, LEASE_OK);
         return;
     }
     request->retry_after_ms = RETRY_SOON_MS;
-    if (request->body_whole) {
-        (void) request_decide(request, OUTCOME_SHUTTING_DOWN, NULL);
-        request_release(request, LEASE_OK);
-        request_reply_error(request);
-        request->relay_over = true;
-        request_wake(request);
-    }
+    (void) request_decide(request, OUTCOME_SHUTTING_DOWN, NULL);
+    request_release(request, LEASE_OK);
+    request->relay_over = true;
+    request->closing = CLOSING_REFUSAL;
+    request_wake(request);
 }
