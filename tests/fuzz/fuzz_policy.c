@@ -15,6 +15,42 @@ static struct text take_file(struct text *rest)
     return file;
 }
 
+static void check_limits(const struct limits *limits)
+{
+    const int64_t values[] = {limits->requests_per_minute, limits->tokens_per_minute, limits->concurrent_requests,
+                              limits->request_burst, limits->token_burst};
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
+        MUST(values[i] >= 0 && values[i] <= INT64_C(1000000000000));
+    bool strict_requests = limits->strict_window && limits->requests_per_minute > 0;
+    bool strict_tokens = limits->strict_window && limits->tokens_per_minute > 0;
+    MUST(!strict_requests || limits->request_burst < limits->requests_per_minute);
+    MUST(!strict_tokens || limits->token_burst < limits->tokens_per_minute);
+    MUST(limits->on_exceed < ON_EXCEED_COUNT && limits->origin != NULL);
+}
+
+static void check_prices(const struct model *model)
+{
+    for (size_t i = 0; i < model->price_count; i++) {
+        const struct price *price = &model->prices[i];
+        MUST(strlen(price->currency) == 3 && price->valid_from_wall_ms % 3600000 == 0);
+        MUST(price->input_pico >= 0 && price->input_pico <= PRICE_PICO_MAX);
+        MUST(price->cached_input_pico >= 0 && price->cached_input_pico <= PRICE_PICO_MAX);
+        MUST(price->output_pico >= 0 && price->output_pico <= PRICE_PICO_MAX);
+        MUST(i == 0 || price[-1].valid_from_wall_ms < price->valid_from_wall_ms);
+    }
+}
+
+static void check_billing(const struct billing_policy *billing)
+{
+    MUST(billing->epoch_ms >= 1000 && billing->epoch_ms <= 3600000 && billing->retention_ms > 0);
+    for (size_t i = 0; i < billing->provider_count; i++) {
+        const struct provider_policy *provider = &billing->providers[i];
+        MUST(provider->kind == PROVIDER_FILE ? provider->directory != NULL : provider->meter_count > 0);
+        for (size_t k = 0; k < provider->meter_count; k++)
+            MUST(provider->meters[k].model_pattern_count > 0 && provider->meters[k].event_name[0] != '\0');
+    }
+}
+
 static void check_models(const struct policy *policy)
 {
     MUST(policy->model_count > 0 && policy->workers > 0);
@@ -24,6 +60,8 @@ static void check_models(const struct policy *policy)
         MUST(policy_model(policy, text_of(model->name)) == model);
         for (size_t k = 0; k < model->alias_count; k++)
             MUST(policy_model(policy, text_of(model->aliases[k])) == model);
+        check_limits(&model->limits);
+        check_prices(model);
         MUST(model->engine_count > 0 && model->timeouts.total_ms > 0 && model->queue_wait_ms > 0);
         MUST(i == 0 || strcmp(policy->models[i - 1].name, model->name) < 0);
     }
@@ -31,9 +69,17 @@ static void check_models(const struct policy *policy)
 
 static void check_tenants(const struct policy *policy)
 {
+    check_limits(&policy->user_limits);
+    for (size_t i = 0; i < policy->tenant_count; i++) {
+        check_limits(&policy->tenants[i].limits);
+        MUST(policy->tenants[i].customer != NULL);
+        for (size_t k = 0; k < policy->tenants[i].model_count; k++)
+            check_limits(&policy->tenants[i].models[k].limits);
+    }
     for (size_t i = 0; i < policy->key_count; i++) {
         const struct key *key = &policy->keys[i];
         MUST(key->tenant >= policy->tenants && key->tenant < policy->tenants + policy->tenant_count);
+        check_limits(&key->limits);
         MUST(setting_is_name(text_of(key->name)) && key->user != NULL);
         MUST((key->scopes.endpoint_bits >> ENDPOINT_COUNT) == 0);
     }
@@ -71,6 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (policy != NULL) {
         check_models(policy);
         check_tenants(policy);
+        check_billing(&policy->billing);
     }
     check_bytes(&bundle);
     policy_drop(&policy);
