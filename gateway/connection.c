@@ -39,6 +39,8 @@ void connection_lost(struct connection *connection)
     }
     if (connection->suspended)
         server_resume_later(connection);
+    else if (connection->reply_queued && connection->reply.kind != REPLY_WHOLE)
+        shutdown(connection->fd, SHUT_RDWR); /* the library waits for a client that may never read */
 }
 
 /* A shut socket makes the library see the end and close it. */
@@ -147,9 +149,13 @@ static ssize_t send_now(struct connection *connection, const struct iovec parts[
     return sent;
 }
 
-/* What the kernel did not take of the parts, after the first @sent bytes. */
+/* What the kernel did not take of the parts, after the first @sent bytes; all of it or nothing, so that a frame that
+ * does not fit leaves none of it behind. */
 static bool keep_rest(struct connection *connection, const struct iovec parts[3], size_t sent)
 {
+    size_t rest_length = parts[0].iov_len + parts[1].iov_len + parts[2].iov_len - sent;
+    if (buffer_length(&connection->out) + rest_length > CONNECTION_PENDING_BYTES_MAX)
+        return false;
     for (size_t i = 0; i < 3; i++) {
         size_t skip = sent < parts[i].iov_len ? sent : parts[i].iov_len;
         struct text rest = {(const char *) parts[i].iov_base + skip, parts[i].iov_len - skip};

@@ -203,16 +203,27 @@ bool server_adopt(struct server *server, int fd, const struct sockaddr *address,
 
 /* ---- answers ---- */
 
+/* The client is gone, or has to see that something is missing. A reader that answers with an error just after a resume
+ * makes the library forget the connection without closing it; a byte that cannot be sent any more ends it properly. */
+static ssize_t cut_off(struct connection *connection, char *to)
+{
+    shutdown(connection->fd, SHUT_RDWR);
+    to[0] = '\n';
+    return 1;
+}
+
 /* The library asks for body bytes: hand over what is there, else sleep until server_write. */
 static ssize_t on_reader(void *cls, uint64_t position, char *to, size_t capacity)
 {
     struct connection *connection = cls;
     (void) position;
     if (connection->gone)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
+        return cut_off(connection, to);
     if (connection->reply.kind == REPLY_STREAM && !connection->stream_open) {
         connection->stream_open = true;
         connection_flush(connection);
+        if (connection->gone)
+            return cut_off(connection, to);
     }
     size_t pending = buffer_length(&connection->out);
     if (connection->reply.kind == REPLY_LENGTH && pending > 0) {
@@ -226,7 +237,7 @@ static ssize_t on_reader(void *cls, uint64_t position, char *to, size_t capacity
         return (ssize_t) count;
     }
     if (connection->write_ended && pending == 0)
-        return connection->write_whole ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+        return connection->write_whole ? MHD_CONTENT_READER_END_OF_STREAM : cut_off(connection, to);
     connection->suspended = true;
     MHD_suspend_connection(connection->library);
     return 0;
@@ -342,8 +353,8 @@ static void reset_request(struct connection *connection)
     buffer_clear(&connection->out);
 }
 
-/* The answer is known. The rest of the body is dropped first, so that the client reads it; unless it must not be read at all,
- * or was not sent yet. (The library closes the connection after an answer queued in this first call.) */
+/* The answer is known. The rest of the body is dropped first, so that the client reads it; unless it must not be read
+ * at all, or was not sent yet. (The library closes the connection after an answer queued in this first call.) */
 static enum MHD_Result answer_or_discard(struct connection *connection)
 {
     bool has_body = guard_has_body(&connection->head);
@@ -394,6 +405,7 @@ static enum MHD_Result on_answer_due(struct connection *connection)
         return MHD_NO;
     if (!connection->body_done) {
         connection->body_done = true;
+        connection->input_seen = false; /* that was the body */
         connection_set_phase(connection, CONNECTION_ANSWER);
         if (!connection->reply_ready && !connection->gone)
             (void) connection->server->handlers.body_end(connection->request);
@@ -494,6 +506,7 @@ void server_destroy(struct server **server_pointer)
         return;
     loop_unwatch(server->loop, &server->watch);
     loop_timer_cancel(server->loop, &server->again);
+    loop_turn_end_cancel(server->loop, &server->turn_end);
     MHD_stop_daemon(server->daemon);
     free(server);
 }
