@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +16,8 @@
 #include "billing/journal_sync.h"
 
 enum {
-    PENDING_BYTES_MAX = 64 * 1024 * 1024, /* of a disk that refuses: CLOSEs wait here and are tried again */
+    PENDING_BYTES_MAX =
+        64 * 1024 * 1024, /* a disk that refuses: JOURNAL_OPEN_MAX CLOSEs wait here and are tried again */
     RETRY_MS = 200,
     SLOW_WINDOW_MS = 60000,
     HOUR_MS = 3600 * 1000
@@ -30,15 +30,15 @@ struct journal {
     int64_t segment_bytes, epoch_ms;
     int fd, next_fd; /* the segment being written; the next, already allocated, or -1 */
     uint32_t segment;
-    int64_t offset; /* of the next byte to be written in the segment */
-    uint64_t sequence;
-    unsigned open_count;   /* OPENs whose CLOSE is still to come */
-    struct buffer pending; /* appended, not yet written */
+    int64_t offset;             /* of the next byte to be written in the segment */
+    uint64_t sequence, written; /* of the last record appended; of the last one that write(2) took whole */
+    unsigned open_count;        /* OPENs whose CLOSE is still to come */
+    struct buffer pending;      /* appended, not yet written */
     struct journal_wait *waits, **waits_end;
     struct journal_sync_thread *sync; /* GROUP only */
     struct loop_turn_end turn_end;
     struct loop_timer retry, seal;
-    const char *trouble;
+    const char *write_trouble, *sync_trouble, *space_trouble; /* "" = none */
     int64_t slowest_us, slowest_before_us;
     mono_ms slow_window_began;
     /* the open epoch */
@@ -90,15 +90,16 @@ static void allocate_next(struct journal *journal)
     if (journal->next_fd >= 0)
         return;
     journal->next_fd = allocate_segment(journal, journal->segment + 1);
-    if (journal->next_fd < 0)
-        journal->trouble = errno == ENOSPC || errno == EFBIG || errno == EDQUOT
-                               ? "the disk of state_dir is full"
-                               : "the disk of state_dir refuses new files";
+    if (journal->next_fd >= 0)
+        journal->space_trouble = "";
+    else if (errno == ENOSPC || errno == EFBIG || errno == EDQUOT)
+        journal->space_trouble = "the disk of state_dir is full";
     else
-        journal->trouble = "";
+        journal->space_trouble = "the disk of state_dir refuses new files";
 }
 
-/* What is promised to the requests that are open now: a CLOSE each, and the SEAL of an epoch and the end. */
+/* What is promised to the requests that are open now: a CLOSE each, with a SEAL before it if need be (both together are
+ * shorter than the longest record could be), and the last SEAL and the end. */
 static int64_t reserved_bytes(unsigned open_count)
 {
     return ((int64_t) open_count + 3) * RECORD_BYTES_MAX;
@@ -124,25 +125,27 @@ static bool write_pending(struct journal *journal)
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0) {
-            journal->trouble = "the disk of state_dir refuses writes";
+            journal->write_trouble = "the disk of state_dir refuses writes";
             return false;
         }
         journal->offset += written;
         buffer_consume(&journal->pending, (size_t) written);
     }
+    journal->written = journal->sequence;
+    journal->write_trouble = "";
     return true;
 }
 
 /* Go on in the next segment. Everything pending belongs to this one and must be on its way first. */
 static bool switch_segment(struct journal *journal)
 {
-    if (!write_pending(journal))
+    if (!write_pending(journal) || (journal->sync != NULL && journal_sync_is_full(journal->sync)))
         return false;
     allocate_next(journal);
     if (journal->next_fd < 0 || !name_segment(journal, journal->segment + 1))
         return false;
     if (journal->sync != NULL)
-        journal_sync_switch(journal->sync, journal->fd, journal->next_fd);
+        journal_sync_switch(journal->sync, journal->offset, journal->next_fd);
     else
         close(journal->fd);
     journal->fd = journal->next_fd;
@@ -157,50 +160,72 @@ static bool switch_segment(struct journal *journal)
 
 static void forget_slowness(struct journal *journal)
 {
-    if (loop_now(journal->loop) - journal->slow_window_began < SLOW_WINDOW_MS)
+    int64_t age_ms = loop_now(journal->loop) - journal->slow_window_began;
+    if (age_ms < SLOW_WINDOW_MS)
         return;
-    journal->slowest_before_us = journal->slowest_us;
+    journal->slowest_before_us = age_ms < 2 * SLOW_WINDOW_MS ? journal->slowest_us : 0;
     journal->slowest_us = 0;
     journal->slow_window_began = loop_now(journal->loop);
 }
 
-/* Call those whose records are durable up to @sequence; also the others when the disk refused. */
-static void tell_waits(struct journal *journal, uint64_t sequence, bool ok)
+static void remove_wait(struct journal *journal, struct journal_wait **at)
 {
-    while (journal->waits != NULL && (!ok || journal->waits->_sequence <= sequence)) {
-        struct journal_wait *wait = journal->waits;
-        journal->waits = wait->_next;
-        if (journal->waits == NULL)
-            journal->waits_end = &journal->waits;
-        wait->_sequence = 0;
+    struct journal_wait *wait = *at;
+    *at = wait->_next;
+    if (*at == NULL)
+        journal->waits_end = at;
+    wait->_sequence = 0;
+}
+
+/* An OPEN that nobody was told is there gets no CLOSE. */
+static void give_up_open(struct journal *journal, const struct journal_wait *wait)
+{
+    if (wait->_is_open)
+        journal->open_count--;
+}
+
+/* Call those whose records are after @after and up to @through. A call may append, forget and wait anew. */
+static void tell_waits(struct journal *journal, uint64_t after, uint64_t through, bool ok)
+{
+    for (;;) {
+        struct journal_wait **at = &journal->waits;
+        while (*at != NULL && (*at)->_sequence <= after)
+            at = &(*at)->_next;
+        struct journal_wait *wait = *at;
+        if (wait == NULL || wait->_sequence > through)
+            return;
+        remove_wait(journal, at);
+        if (!ok)
+            give_up_open(journal, wait);
         wait->durable(wait, ok);
     }
 }
 
-static void on_synced(void *owner, uint64_t sequence, bool ok)
+static void on_synced(void *owner, uint64_t durable, uint64_t refused)
 {
     struct journal *journal = owner;
+    bool ok = refused <= durable;
+    journal->sync_trouble = ok ? "" : "the disk of state_dir refuses to sync";
+    tell_waits(journal, 0, durable, true);
     if (!ok)
-        journal->trouble = "the disk of state_dir refuses to sync";
-    tell_waits(journal, sequence, ok);
+        tell_waits(journal, durable, refused, false);
 }
 
+/* What did not work is tried again later, also when no request comes any more. */
 static void flush(struct journal *journal)
 {
     forget_slowness(journal);
-    if (!write_pending(journal)) {
+    bool written = write_pending(journal);
+    if (written && journal->next_fd >= 0)
+        loop_timer_cancel(journal->loop, &journal->retry);
+    else if (!loop_timer_is_set(&journal->retry))
         loop_timer_set(journal->loop, &journal->retry, loop_now(journal->loop) + RETRY_MS);
-        tell_waits(journal, 0, false);
-        return;
-    }
-    if (journal->next_fd < 0)
-        allocate_next(journal);
+    if (!written)
+        tell_waits(journal, journal->written, journal->sequence, false);
+    else if (journal->sync != NULL)
+        journal_sync_ask(journal->sync, journal->sequence, journal->offset);
     else
-        journal->trouble = "";
-    if (journal->sync != NULL)
-        journal_sync_ask(journal->sync, journal->sequence);
-    else
-        tell_waits(journal, journal->sequence, true);
+        tell_waits(journal, 0, journal->sequence, true);
 }
 
 static void on_turn_end(struct loop_turn_end *end)
@@ -210,7 +235,9 @@ static void on_turn_end(struct loop_turn_end *end)
 
 static void on_retry(struct loop_timer *timer)
 {
-    flush(timer->owner);
+    struct journal *journal = timer->owner;
+    allocate_next(journal);
+    flush(journal);
 }
 
 /* ---- append ---- */
@@ -221,13 +248,15 @@ static bool append(struct journal *journal, struct record *record, struct journa
     record->sequence = journal->sequence + 1;
     size_t length = record_encode(record, bytes);
     int64_t used = journal->offset + (int64_t) buffer_length(&journal->pending);
-    if (used + (int64_t) length > journal->segment_bytes && !switch_segment(journal))
-        return false;
+    /* When there is no switching now, this segment grows: better than to lose a record. */
+    if (used + (int64_t) length > journal->segment_bytes)
+        (void) switch_segment(journal);
     if (!buffer_add(&journal->pending, (struct text){bytes, length}))
         return false;
     journal->sequence++;
     if (wait != NULL) {
         wait->_sequence = journal->sequence;
+        wait->_is_open = record->type == RECORD_OPEN;
         wait->_next = NULL;
         *journal->waits_end = wait;
         journal->waits_end = &wait->_next;
@@ -257,11 +286,11 @@ static void use_epoch(struct journal *journal, wall_ms when)
         seal_epoch(journal);
     if (!journal->epoch_used) {
         journal->epoch_used = true;
-        journal->epoch_began = when;
+        journal->epoch_began = journal->last_when = when;
         journal->epoch_due = when + journal->epoch_ms < hour + HOUR_MS ? when + journal->epoch_ms : hour + HOUR_MS;
         loop_timer_set(journal->loop, &journal->seal, loop_now(journal->loop) + (journal->epoch_due - when) + 1);
     }
-    if (when > journal->last_when || when < journal->epoch_began)
+    if (when > journal->last_when)
         journal->last_when = when;
 }
 
@@ -277,8 +306,8 @@ bool journal_open(struct journal *journal, const struct record *open, struct jou
     struct record record = *open;
     ENSURE(record.type == RECORD_OPEN);
     bool has_room = free_bytes(journal) >= reserved_bytes(journal->open_count + 1) + RECORD_BYTES_MAX;
-    bool is_writing = loop_timer_is_set(&journal->retry);
-    if (!has_room || is_writing || journal->open_count >= JOURNAL_OPEN_MAX || !append(journal, &record, wait))
+    bool is_refusing = journal_trouble(journal)[0] != '\0' || journal->open_count >= JOURNAL_OPEN_MAX;
+    if (!has_room || is_refusing || !append(journal, &record, wait))
         return false;
     journal->open_count++;
     return true;
@@ -288,7 +317,8 @@ void journal_progress(struct journal *journal, struct text request_id, int64_t o
 {
     struct record record = {
         .type = RECORD_PROGRESS, .request_id = request_id, .output_tokens = output_tokens, .when = when};
-    if (free_bytes(journal) >= reserved_bytes(journal->open_count) + RECORD_BYTES_MAX)
+    bool has_room = free_bytes(journal) >= reserved_bytes(journal->open_count) + RECORD_BYTES_MAX;
+    if (has_room && journal_trouble(journal)[0] == '\0')
         (void) append(journal, &record, NULL);
 }
 
@@ -298,33 +328,28 @@ void journal_close(struct journal *journal, const struct record *close_record, s
     ENSURE(record.type == RECORD_CLOSE && journal->open_count > 0);
     use_epoch(journal, record.when);
     record.epoch = journal->epoch;
-    if (append(journal, &record, wait)) {
-        journal->open_count--;
-        return;
-    }
-    /* The room was reserved: only a disk that takes nothing at all, and 64 MiB of waiting records, lead here. */
-    journal->trouble = "the disk of state_dir refuses writes";
     journal->open_count--;
-    if (wait != NULL)
+    /* There is room for it on the disk and in PENDING_BYTES_MAX: only memory can be missing. */
+    if (!append(journal, &record, wait) && wait != NULL)
         wait->durable(wait, false);
 }
 
 void journal_forget(struct journal *journal, struct journal_wait *wait)
 {
-    for (struct journal_wait **at = &journal->waits; wait->_sequence != 0 && *at != NULL; at = &(*at)->_next) {
-        if (*at != wait)
-            continue;
-        *at = wait->_next;
-        if (*at == NULL)
-            journal->waits_end = at;
-        wait->_sequence = 0;
+    struct journal_wait **at = &journal->waits;
+    if (wait->_sequence == 0)
         return;
-    }
+    while (*at != wait)
+        at = &(*at)->_next;
+    remove_wait(journal, at);
+    give_up_open(journal, wait);
 }
 
 const char *journal_trouble(const struct journal *journal)
 {
-    return journal->trouble;
+    if (journal->write_trouble[0] != '\0')
+        return journal->write_trouble;
+    return journal->sync_trouble[0] != '\0' ? journal->sync_trouble : journal->space_trouble;
 }
 
 const char *journal_writer_id(const struct journal *journal)
@@ -334,6 +359,8 @@ const char *journal_writer_id(const struct journal *journal)
 
 int64_t journal_slowest_write_us(const struct journal *journal)
 {
+    if (loop_now(journal->loop) - journal->slow_window_began >= 2 * SLOW_WINDOW_MS)
+        return 0; /* nothing was written since */
     return journal->slowest_us > journal->slowest_before_us ? journal->slowest_us : journal->slowest_before_us;
 }
 
@@ -361,6 +388,17 @@ static bool make_first_segment(struct journal *journal)
     return journal->fd >= 0 && name_segment(journal, 1);
 }
 
+/* A journal that could not begin leaves nothing to recover. */
+static void remove_files(const struct journal *journal)
+{
+    char path[PATH_MAX];
+    if (segment_path(journal, 1, ".next", path))
+        (void) unlink(path);
+    if (segment_path(journal, 1, ".seg", path))
+        (void) unlink(path);
+    (void) rmdir(journal->directory);
+}
+
 static void release(struct journal *journal)
 {
     journal_sync_destroy(&journal->sync);
@@ -386,7 +424,7 @@ struct journal *journal_create(struct loop *loop, const struct journal_options *
     journal->epoch_ms = options->epoch_ms;
     journal->fd = journal->next_fd = -1;
     journal->epoch = 1;
-    journal->trouble = "";
+    journal->write_trouble = journal->sync_trouble = journal->space_trouble = "";
     journal->waits_end = &journal->waits;
     journal->slow_window_began = clock_mono_ms();
     journal->turn_end = (struct loop_turn_end){.run = on_turn_end, .owner = journal};
@@ -395,16 +433,19 @@ struct journal *journal_create(struct loop *loop, const struct journal_options *
     buffer_init(&journal->pending, PENDING_BYTES_MAX);
     bool made = make_directory(journal, options) && make_first_segment(journal);
     if (made && options->sync == JOURNAL_GROUP) {
-        journal->sync = journal_sync_create(loop, journal->fd, on_synced, journal);
+        journal->sync = journal_sync_create(loop, journal->directory, journal->fd, on_synced, journal);
         made = journal->sync != NULL;
     }
     if (!made) {
         int error = errno;
+        remove_files(journal);
         release(journal);
         errno = error;
         return NULL;
     }
     allocate_next(journal);
+    if (journal->next_fd < 0)
+        loop_timer_set(loop, &journal->retry, clock_mono_ms() + RETRY_MS);
     return journal;
 }
 
@@ -418,8 +459,11 @@ void journal_destroy(struct journal **journal_pointer)
     ENSURE(journal->waits == NULL);
     seal_epoch(journal);
     finish.when = journal->last_when;
-    (void) append(journal, &finish, NULL);
-    (void) write_pending(journal);
+    /* Requests that are still open are for recovery, which passes finished journals by. */
+    if (journal->open_count == 0)
+        (void) append(journal, &finish, NULL);
+    if (write_pending(journal) && journal->sync != NULL)
+        journal_sync_ask(journal->sync, journal->sequence, journal->offset);
     loop_turn_end_cancel(journal->loop, &journal->turn_end);
     loop_timer_cancel(journal->loop, &journal->retry);
     loop_timer_cancel(journal->loop, &journal->seal);

@@ -34,19 +34,23 @@ struct journal_wait {
     void *owner;
     struct journal_wait *_next;
     uint64_t _sequence;
+    bool _is_open;
 };
 
 /* Make a fresh writer. NULL with errno: no space, no permission. */
 struct journal *journal_create(struct loop *loop, const struct journal_options *options);
-/* Everything appended is written, the open epoch sealed. No request may wait. NULLs. */
+/* Everything appended is written, the open epoch sealed; FINISH ends it unless some OPEN still lacks its CLOSE: then
+ * journal_recover ends it. No request may wait. NULLs. */
 void journal_destroy(struct journal **journal);
 
-/* Before dispatch. False when the disk is full or failing (or JOURNAL_OPEN_MAX are open): refuse the request with 503.
- * Room for the CLOSE of every open request and for SEALs is always kept in reserve. */
+/* Before dispatch. False when the disk is full or failing (or JOURNAL_OPEN_MAX are open, or the two segments that are
+ * there have no room for one more CLOSE): refuse the request with 503, also when @wait is told false later. Room for
+ * the CLOSE of every open request and for SEALs is always kept in reserve. */
 bool journal_open(struct journal *journal, const struct record *open, struct journal_wait *wait);
 /* Best effort: dropped when the disk is nearly full. */
 void journal_progress(struct journal *journal, struct text request_id, int64_t output_tokens, wall_ms when);
-/* Once for every journal_open that was durable. The epoch is filled in. */
+/* Once for every journal_open that was durable; not for one that was told false or forgotten while it waited. The epoch
+ * is filled in. Without memory @wait is told false here and now. */
 void journal_close(struct journal *journal, const struct record *close, struct journal_wait *wait);
 /* No call will come. No-op when it does not wait. */
 void journal_forget(struct journal *journal, struct journal_wait *wait);

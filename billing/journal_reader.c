@@ -1,4 +1,5 @@
 /* One writer's records in order, also while it writes. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -36,6 +37,22 @@ static bool has_segment(const struct journal_reader *reader, uint32_t number)
     return segment_path(reader, number, path) && access(path, F_OK) == 0;
 }
 
+/* Segments that are no longer needed may be gone: the lowest number there is; 1 when there is none. */
+static uint32_t first_segment(const char *directory)
+{
+    DIR *listing = opendir(directory);
+    int64_t lowest = 0, number = 0;
+    for (struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;) {
+        struct text name = text_of(entry->d_name), digits = {name.at, 8};
+        bool is_segment = name.length == 12 && text_equal(text_of(name.at + 8), TEXT(".seg"));
+        if (is_segment && text_to_int64(digits, &number) && number > 0 && (lowest == 0 || number < lowest))
+            lowest = number;
+    }
+    if (listing != NULL)
+        closedir(listing);
+    return lowest > 0 ? (uint32_t) lowest : 1;
+}
+
 struct journal_reader *journal_reader_create(const char *writer_directory, const struct journal_position *from)
 {
     struct journal_reader *reader = calloc(1, sizeof *reader);
@@ -43,7 +60,7 @@ struct journal_reader *journal_reader_create(const char *writer_directory, const
         return NULL;
     text_copy(reader->directory, sizeof reader->directory, text_of(writer_directory));
     reader->fd = -1;
-    reader->position = from != NULL ? *from : (struct journal_position){.segment = 1};
+    reader->position = from != NULL ? *from : (struct journal_position){.segment = first_segment(writer_directory)};
     return reader;
 }
 
@@ -102,7 +119,9 @@ static struct text rest_of_window(const struct journal_reader *reader)
 
 static enum journal_read take(struct journal_reader *reader, const struct record *record, size_t length)
 {
-    if (record->sequence != reader->position.sequence + 1)
+    const struct journal_position *at = &reader->position;
+    bool is_first = at->sequence == 0 && at->offset == 0 && at->segment > 1;
+    if (record->sequence != at->sequence + 1 && !is_first)
         return JOURNAL_DAMAGED;
     reader->position.sequence = record->sequence;
     reader->position.offset += length;

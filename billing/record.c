@@ -75,9 +75,15 @@ static void put_text(struct writer *to, struct text value)
         put(to, value.at, value.length);
 }
 
+static void put_id(struct writer *to, struct text id)
+{
+    ENSURE(id.length <= RECORD_ID_BYTES_MAX);
+    put_text(to, id);
+}
+
 static void put_names(struct writer *to, const struct record *record)
 {
-    put_text(to, record->request_id);
+    put_id(to, record->request_id);
     put_text(to, record->tenant);
     put_text(to, record->key);
     put_text(to, record->model);
@@ -105,7 +111,7 @@ static void put_payload(struct writer *to, const struct record *record)
         put_i64(to, record->input_tokens);
         return;
     case RECORD_PROGRESS:
-        put_text(to, record->request_id);
+        put_id(to, record->request_id);
         put_i64(to, record->output_tokens);
         return;
     case RECORD_CLOSE:
@@ -175,19 +181,20 @@ static int64_t get_i64(struct reader *from)
     return (int64_t) get_u64(from);
 }
 
-static struct text get_text(struct reader *from)
+static struct text get_text(struct reader *from, size_t most)
 {
     size_t length = get_u8(from);
     const char *at = get(from, length);
+    from->broken |= length > most;
     return at != NULL ? (struct text){at, length} : TEXT("");
 }
 
 static void get_names(struct reader *from, struct record *record)
 {
-    record->request_id = get_text(from);
-    record->tenant = get_text(from);
-    record->key = get_text(from);
-    record->model = get_text(from);
+    record->request_id = get_text(from, RECORD_ID_BYTES_MAX);
+    record->tenant = get_text(from, RECORD_NAME_BYTES_MAX);
+    record->key = get_text(from, RECORD_NAME_BYTES_MAX);
+    record->model = get_text(from, RECORD_NAME_BYTES_MAX);
 }
 
 static void get_close(struct reader *from, struct record *record)
@@ -197,10 +204,11 @@ static void get_close(struct reader *from, struct record *record)
     record->cached_input_tokens = get_i64(from);
     record->output_tokens = get_i64(from);
     unsigned input_source = get_u8(from), output_source = get_u8(from), end = get_u8(from);
-    record->billed = get_u8(from) != 0;
+    unsigned billed = get_u8(from);
+    record->billed = billed == 1;
     record->epoch = get_u64(from);
-    from->broken |=
-        input_source >= COUNT_SOURCES || output_source >= COUNT_SOURCES || end < END_COMPLETE || end > END_CRASH;
+    from->broken |= input_source >= COUNT_SOURCES || output_source >= COUNT_SOURCES;
+    from->broken |= end < END_COMPLETE || end > END_CRASH || billed > 1;
     record->input_source = (enum count_source)(input_source % COUNT_SOURCES);
     record->output_source = (enum count_source)(output_source % COUNT_SOURCES);
     record->end = (enum usage_end) end;
@@ -215,7 +223,7 @@ static bool get_payload(struct reader *from, struct record *record)
         record->input_tokens = get_i64(from);
         break;
     case RECORD_PROGRESS:
-        record->request_id = get_text(from);
+        record->request_id = get_text(from, RECORD_ID_BYTES_MAX);
         record->output_tokens = get_i64(from);
         break;
     case RECORD_CLOSE:

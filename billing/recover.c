@@ -12,7 +12,7 @@
 
 #include "base/panic.h"
 
-enum { HOUR_MS = 3600 * 1000, ZERO_BYTES = 64 * 1024 };
+enum { HOUR_MS = 3600 * 1000, BLOCK_BYTES = 8192 };
 
 /* A request whose CLOSE has not been seen. */
 struct open_request {
@@ -30,6 +30,7 @@ struct recovering {
     struct open_request *open;
     struct journal_position end;
     bool finished, failed;
+    bool epoch_known; /* some CLOSE or SEAL said it */
     bool bill_crash;
     uint64_t epoch; /* the next CLOSE is part of it */
     bool epoch_used;
@@ -81,6 +82,14 @@ static void note_progress(struct recovering *state, const struct record *record)
     request->when = record->when;
 }
 
+static void widen_epoch(struct recovering *state, wall_ms when)
+{
+    if (when > state->last_when)
+        state->last_when = when;
+    if (when < state->epoch_began)
+        state->epoch_began = when;
+}
+
 static void note_close(struct recovering *state, const struct record *record)
 {
     struct open_request *request = find(state, record->request_id);
@@ -93,9 +102,8 @@ static void note_close(struct recovering *state, const struct record *record)
         state->last_when = record->when;
     }
     state->epoch = record->epoch;
-    state->epoch_used = true;
-    if (record->when > state->last_when)
-        state->last_when = record->when;
+    state->epoch_known = state->epoch_used = true;
+    widen_epoch(state, record->when);
 }
 
 static void note(struct recovering *state, const struct record *record)
@@ -113,6 +121,7 @@ static void note(struct recovering *state, const struct record *record)
         return;
     case RECORD_SEAL:
         state->epoch = record->epoch + 1;
+        state->epoch_known = true;
         state->epoch_used = false;
         return;
     case RECORD_FINISH:
@@ -133,8 +142,13 @@ static bool read_all(struct recovering *state)
         note(state, &record);
     state->end = journal_reader_position(reader);
     journal_reader_destroy(&reader);
+    /* Its epochs went with segments that are gone. Each SEAL has a sequence number, so this epoch is a new one. */
+    if (!state->epoch_known && state->found.records < state->end.sequence)
+        state->epoch = state->end.sequence + 1;
     if (result == JOURNAL_DAMAGED)
         errno = EBADMSG;
+    if (state->failed)
+        errno = ENOMEM;
     return result == JOURNAL_NO_MORE_YET && !state->failed;
 }
 
@@ -150,26 +164,47 @@ static bool open_last(struct recovering *state)
     return !builder.overflowed && state->fd >= 0;
 }
 
-/* Everything after the last whole record becomes zeros; @ret_torn counts what was something else. */
+static bool write_whole(int fd, const char *bytes, size_t length, off_t at)
+{
+    ssize_t written = pwrite(fd, bytes, length, at);
+    if (written >= 0 && written != (ssize_t) length)
+        errno = ENOSPC;
+    return written == (ssize_t) length;
+}
+
+/* The segment that was allocated but not begun. */
+static void remove_next(const struct recovering *state)
+{
+    char path[PATH_MAX];
+    struct builder builder;
+    builder_init(&builder, path, sizeof path);
+    builder_format(&builder, "%s/%08u.next", state->directory, state->end.segment + 1);
+    if (!builder.overflowed)
+        (void) unlink(builder_string(&builder));
+}
+
+static void note_torn(struct recovering *state, const char *bytes, size_t length, off_t at)
+{
+    while (length > 0 && bytes[length - 1] == 0)
+        length--;
+    if (length > 0)
+        state->found.torn_bytes = (uint64_t) at + length - state->end.offset;
+}
+
+/* Everything after the last whole record becomes zeros. */
 static bool clear_tail(struct recovering *state)
 {
-    static const char zeros[ZERO_BYTES];
-    char bytes[4096];
-    struct stat status;
-    if (fstat(state->fd, &status) != 0)
-        return false;
-    for (off_t at = (off_t) state->end.offset; at < status.st_size;) {
+    static const char zeros[BLOCK_BYTES];
+    char bytes[BLOCK_BYTES];
+    for (off_t at = (off_t) state->end.offset;;) {
         ssize_t length = pread(state->fd, bytes, sizeof bytes, at);
         if (length <= 0)
             return length == 0;
-        if (memcmp(bytes, zeros, (size_t) length) != 0) {
-            state->found.torn_bytes += (uint64_t) length;
-            if (pwrite(state->fd, zeros, (size_t) length, at) != length)
-                return false;
-        }
+        note_torn(state, bytes, (size_t) length, at);
+        if (memcmp(bytes, zeros, (size_t) length) != 0 && !write_whole(state->fd, zeros, (size_t) length, at))
+            return false;
         at += length;
     }
-    return true;
 }
 
 static bool append(struct recovering *state, struct record *record)
@@ -178,7 +213,7 @@ static bool append(struct recovering *state, struct record *record)
     record->sequence = state->end.sequence + 1;
     size_t length = record_encode(record, bytes);
     /* The last segment may grow beyond its size: nobody else writes here any more. */
-    if (pwrite(state->fd, bytes, length, (off_t) state->end.offset) != (ssize_t) length)
+    if (!write_whole(state->fd, bytes, length, (off_t) state->end.offset))
         return false;
     state->end.sequence++;
     state->end.offset += length;
@@ -220,8 +255,7 @@ static bool close_one(struct recovering *state, const struct open_request *reque
         state->epoch_used = true;
         state->epoch_began = state->last_when = request->when;
     }
-    if (request->when > state->last_when)
-        state->last_when = request->when;
+    widen_epoch(state, request->when);
     record.epoch = state->epoch;
     state->found.crashed_requests++;
     return append(state, &record);
@@ -262,8 +296,10 @@ bool journal_recover(const char *writer_directory, bool bill_crash, struct recov
 {
     struct recovering state = {.directory = writer_directory, .epoch = 1, .fd = -1, .bill_crash = bill_crash};
     bool recovered = read_all(&state);
-    if (recovered && !state.finished)
+    if (recovered && !state.finished) {
         recovered = open_last(&state) && clear_tail(&state) && close_all(&state);
+        remove_next(&state);
+    }
     int error = errno;
     forget_all(&state);
     errno = error;

@@ -16,7 +16,8 @@ struct journal_position {
     uint64_t sequence; /* of the last record read; 0 = none */
 };
 
-/* Reads one writer's records in order, also while it is written. */
+/* Reads one writer's records in order, also while it is written; from the oldest segment there is when @from is NULL.
+ */
 struct journal_reader;
 struct journal_reader *journal_reader_create(const char *writer_directory, const struct journal_position *from);
 void journal_reader_destroy(struct journal_reader **reader);
@@ -31,10 +32,10 @@ struct journal_position journal_reader_position(const struct journal_reader *rea
  * Repeating it changes nothing. False with errno. */
 struct recovery {
     uint64_t records, crashed_requests;
-    uint64_t torn_bytes;
+    uint64_t torn_bytes; /* from the last whole record to the last byte that was not zero */
 };
 bool journal_recover(const char *writer_directory, bool bill_crash, struct recovery *ret);
-/* The writer's journal ends with a SEAL after which nothing can come (recovered, or closed in order). */
+/* The writer's journal ends with a FINISH: nothing can come any more (recovered, or closed in order). */
 bool journal_is_finished(const char *writer_directory);
 
 #endif
