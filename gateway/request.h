@@ -64,7 +64,7 @@ struct outcome_row {
 };
 extern const struct outcome_row OUTCOMES[OUTCOME_COUNT];
 
-enum { REQUEST_ID_BYTES = 32, REQUEST_ARENA_BYTES = 256 * 1024, REQUEST_ATTEMPTS_MAX = 3 };
+enum { REQUEST_ID_BYTES = 32, REQUEST_ARENA_BYTES = 256 * 1024 };
 
 /* How the answer's last bytes look; decided by whoever ends it, written by the step `finish`, after `settle`. */
 enum closing {

@@ -127,20 +127,21 @@ static bool start_attempt(struct request *request, bool fresh_connection)
     return request->exchange != NULL;
 }
 
-/* Why a failed attempt may be made again, or NULL: only before the first byte of an answer, and within the budget. */
+/* Why a failed attempt may be made again, or NULL: only before the first byte of an answer, and within the budget; once
+ * on another instance, and once on a fresh connection to the same one. */
 static const char *retry_reason(const struct request *request)
 {
-    if (request->attempts >= REQUEST_ATTEMPTS_MAX || request->client_gone)
+    if (request->exchange_over && request->engine_status == 0 && request->exchange_end == EXCHANGE_CLOSED_REUSED)
+        return request->retried_fresh ? NULL : "closed_reused";
+    if (request->retrying)
         return NULL;
-    if (request->engine_status == 502 || request->engine_status == 503)
-        return request->engine_status == 502 ? "status_502" : "status_503";
-    if (!request->exchange_over)
-        return NULL;
-    if (request->exchange_end == EXCHANGE_CONNECT_FAILED)
-        return "connect_failed";
-    if (request->exchange_end == EXCHANGE_CLOSED_REUSED && !request->retried_fresh)
-        return "closed_reused";
-    return NULL;
+    if (request->engine_status == 502)
+        return "status_502";
+    if (request->engine_status == 503)
+        return "status_503";
+    bool unreachable =
+        request->exchange_over && request->engine_status == 0 && request->exchange_end == EXCHANGE_CONNECT_FAILED;
+    return unreachable ? "connect_failed" : NULL;
 }
 
 static enum step_result retry(struct request *request, const char *reason)
