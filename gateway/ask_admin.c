@@ -9,7 +9,7 @@
 #include "base/fetch.h"
 #include "gateway/command.h"
 
-enum { TOKEN_BYTES_MAX = 4096, TIMEOUT_MS = 60000, CONNECT_TIMEOUT_MS = 5000, HOST_BYTES_MAX = 256 };
+enum { TOKEN_BYTES_MAX = 1024, TIMEOUT_MS = 60000, CONNECT_TIMEOUT_MS = 5000, HOST_BYTES_MAX = 256 };
 
 /* One question on its way. */
 struct asking {

@@ -125,6 +125,13 @@ static void put_number(char cell[CELL_BYTES], json_t *row, const char *member)
     builder_string(&number);
 }
 
+static int64_t microseconds_in(json_t *row, const char *member)
+{
+    json_int_t milliseconds = json_integer_value(json_object_get(row, member));
+    int64_t microseconds;
+    return __builtin_mul_overflow(milliseconds, 1000, &microseconds) ? INT64_MAX : microseconds;
+}
+
 static void add_row(struct table *table, json_t *row)
 {
     char(*cells)[CELL_BYTES] = table->cells[table->count++];
@@ -132,7 +139,7 @@ static void add_row(struct table *table, json_t *row)
     bool seats = strcmp(kind, LIMIT_KIND_NAMES[LIMIT_SEATS]) == 0;
     bool tokens = strcmp(kind, LIMIT_KIND_NAMES[LIMIT_TOKENS]) == 0;
     char full_in[LIMIT_HEADER_BYTES];
-    limit_duration(json_integer_value(json_object_get(row, "full_in_ms")) * 1000, full_in);
+    limit_duration(microseconds_in(row, "full_in_ms"), full_in);
     put(cells[SCOPE], string_in(row, "scope"));
     put(cells[WHOSE], string_in(row, "name"));
     put(cells[KIND], kind);

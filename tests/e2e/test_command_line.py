@@ -20,8 +20,9 @@ from support import paths
 
 TOLLGATE = str(paths.TOLLGATE)
 TIMEOUT = 60 * paths.SLOWNESS
-COMMANDS = ["run", "check", "schema", "keys new", "keys list", "reload", "simulate", "version"]
+COMMANDS = ["run", "check", "schema", "keys new", "keys list", "limits explain", "reload", "simulate", "version"]
 KEY = re.compile(r"tg_[a-z0-9]{1,8}_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
+EXPLAIN = ["limits", "explain", "--model", "gemma", "--key"]
 GOOD = """\
 models:
   gemma:
@@ -40,10 +41,11 @@ state_dir: state
 """ % hashlib.sha256(b"an imported key").hexdigest()
 
 
-def tollgate(*words, cwd, code=0, **environment):
+def tollgate(*words, cwd, code=0, stdin="", **environment):
     """Run one command to its end; the exit code must be @code."""
     done = subprocess.run(
-        [TOLLGATE, *words], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=TIMEOUT
+        [TOLLGATE, *words],
+        cwd=cwd, env={**os.environ, **environment}, input=stdin, capture_output=True, text=True, timeout=TIMEOUT,
     )
     assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
     return done
@@ -79,7 +81,7 @@ def test_help_lists_the_commands_on_standard_output(tmp_path):
 
 
 def test_nothing_to_do_is_a_usage_error_with_the_help(tmp_path):
-    for words in [[], ["keys"]]:
+    for words in [[], ["keys"], ["limits"]]:
         done = tollgate(*words, cwd=tmp_path, code=2)
         assert done.stdout == ""
         assert "keys new" in done.stderr
@@ -138,6 +140,7 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
         ([""], {"run", "check", "schema", "keys", "limits", "reload", "simulate", "version", "--help"}),
         (["che"], {"check"}),
         (["keys", ""], {"new", "list", "--help"}),
+        (["limits", ""], {"explain", "--help"}),
         (["keys", "new", "--te"], {"--tenant"}),
         (["check", ""], {"--config", "--json", "--help"}),
         (["check", "--json", "--c"], {"--config"}),
@@ -215,7 +218,7 @@ def test_a_named_file_is_never_replaced_by_a_default(house):
 def test_without_any_file_the_places_are_named(tmp_path):
     if os.path.exists("/etc/tollgate/tollgate.yaml"):
         pytest.skip("this machine has a system-wide configuration")
-    for words in [["check"], ["keys", "list"], ["keys", "new", "--tenant", "t"], ["reload"]]:
+    for words in [["check"], ["keys", "list"], ["keys", "new", "--tenant", "t"], ["reload"], [*EXPLAIN, "a/b"]]:
         done = tollgate(*words, cwd=tmp_path, code=1)
         assert "./tollgate.yaml" in done.stderr and "/etc/tollgate/tollgate.yaml" in done.stderr
         assert "--config" in done.stderr
@@ -384,14 +387,17 @@ def test_a_key_that_cannot_be_kept_is_not_shown(house):
 
 
 class Admin:
-    """What the command line sees of a gateway: one answer for POST /admin/v1/reload."""
+    """What the command line sees of a gateway: one answer, whatever the question."""
 
     def __init__(self, status, answer, address=("127.0.0.1", 0)):
         seen = self.seen = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.do_POST()
+
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 seen.append((self.path, self.headers["authorization"], body))
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
@@ -488,3 +494,100 @@ def test_reload_says_how_to_start_a_gateway_that_is_not_there(house):
     assert "tollgate run --config ./tollgate.yaml" in done.stderr
     (house / "state" / "admin.token").unlink()
     assert "admin.token" in tollgate("reload", cwd=house, code=1).stderr
+
+
+# limits explain
+
+
+def bucket(**other):
+    row = {"kind": "requests", "scope": "key", "name": "acme/old", "origin": "tollgate.yaml:9:7", "limit": 600}
+    row |= {"capacity": 60, "balance": 12.5, "held": 0, "full_in_ms": 4750, "on_exceed": "soft"}
+    return {**row, **other}
+
+
+def limits(*rows):
+    return {"tenant": "acme", "key": "old", "user": "alice", "model": "gemma", "limits": rows, "complete": True}
+
+
+def test_limits_explain_shows_each_bucket_and_where_it_comes_from(house):
+    tokens = bucket(kind="tokens", scope="model", name="gemma", balance=-7, held=1300, on_exceed="cut", origin="m.yaml:2:3")
+    seats = bucket(kind="seats", scope="tenant", name="acme", limit=4, capacity=4, balance=1, full_in_ms=0)
+    with Admin(200, limits(bucket(), tokens, seats)) as admin:
+        point_at(house, admin)
+        done = tollgate(*EXPLAIN, "acme/old", cwd=house)
+        told = tollgate(*EXPLAIN, "acme/old", "--json", cwd=house)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "key acme/old, user alice, model gemma: 3 limits"
+    assert re.split("  +", lines[2]) == [
+        "SCOPE", "NAME", "KIND", "LIMIT", "BURST", "BALANCE", "HELD", "FULL IN", "ON EXCEED", "FROM",
+    ]
+    assert [line.split() for line in lines[3:]] == [
+        ["key", "acme/old", "requests", "600/min", "60", "12.5", "0", "4.75s", "-", "tollgate.yaml:9:7"],
+        ["model", "gemma", "tokens", "600/min", "60", "-7", "1300", "4.75s", "cut", "m.yaml:2:3"],
+        ["tenant", "acme", "seats", "4", "4", "1", "0", "-", "-", "tollgate.yaml:9:7"],
+    ]
+    assert json.loads(told.stdout) == json.loads(json.dumps(limits(bucket(), tokens, seats)))
+    question = ("/admin/v1/limits?tenant=acme&key=old&model=gemma", "Bearer the-token", b"")
+    assert admin.seen == [question] * 2
+
+
+def test_limits_explain_may_say_that_nothing_is_limited(house):
+    with Admin(200, limits()) as admin:
+        point_at(house, admin)
+        done = tollgate(*EXPLAIN, "acme/old", cwd=house)
+    assert done.stdout == "key acme/old, user alice, model gemma: nothing is limited\n"
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_limits_explain_looks_a_key_up_by_its_digest(typed, house):
+    with Admin(200, limits(bucket())) as admin:
+        point_at(house, admin)
+        words = [*EXPLAIN, "an imported key" if typed else "-", "--user", "bob & co/\u00e9"]
+        done = tollgate(*words, cwd=house, stdin="" if typed else "an imported key\n")
+    assert admin.seen[0][0] == "/admin/v1/limits?tenant=acme&key=old&model=gemma&user=bob%20%26%20co%2F%C3%A9"
+    assert "imported" not in done.stdout + done.stderr + str(admin.seen)
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (["--model", "gemma"], 2, "--key is missing"),
+        (["--key", "acme/old"], 2, "--model is missing"),
+        (["--key", "acme/old", "--model", "gemna"], 1, 'did you mean "gemma"?'),
+        (["--key", "acme/canary-text", "--model", "gemma"], 1, "tollgate keys list"),
+        (["--key", "-", "--model", "gemma"], 1, "tollgate keys list"),
+        (["--key", "acme/old", "--model", "gemma", "--user", "x" * 5000], 2, "--user is too long"),
+    ],
+)
+def test_limits_explain_asks_only_about_what_there_is(words, code, message, house):
+    with Admin(200, limits()) as admin:
+        point_at(house, admin)
+        done = tollgate("limits", "explain", *words, cwd=house, code=code)
+    assert message in done.stderr and done.stdout == ""
+    assert "canary-text" not in done.stderr and admin.seen == []
+
+
+@pytest.mark.parametrize(
+    "status, answer, message",
+    [
+        (404, {"error": {"message": "The configuration in force has no such key."}}, "no such key. Has ./tollgate.yaml"),
+        (404, {}, "HTTP status 404"),
+        (401, {}, "admin.token"),
+        (500, {}, "HTTP status 500"),
+        (200, b"<html>hello</html>", "does not answer like a gateway"),
+        (200, {"limits": 7}, "does not answer like a gateway"),
+    ],
+)
+def test_limits_explain_believes_only_a_gateway(status, answer, message, house):
+    with Admin(status, answer) as admin:
+        point_at(house, admin)
+        done = tollgate(*EXPLAIN, "acme/old", cwd=house, code=1)
+    assert message in done.stderr and done.stdout == ""
+
+
+def test_limits_explain_survives_absurd_numbers(house):
+    row = bucket(balance=1e300, held=-1e300, limit=10**18, full_in_ms=2**62, origin="/long" * 100 + ":1:2")
+    with Admin(200, limits(*[row] * 40)) as admin:
+        point_at(house, admin)
+        done = tollgate(*EXPLAIN, "acme/old", cwd=house)
+    assert done.stdout.splitlines()[-1].endswith(":1:2")
