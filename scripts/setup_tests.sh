@@ -17,7 +17,9 @@ if [ "$(cat build/node/lock.sha256 2>/dev/null)" != "$wanted" ]; then
     rm -rf build/node
     mkdir -p build/node
     cp tests/node/package.json tests/node/package-lock.json build/node/
-    PATH="$PWD/build/venv-tests/bin:$PATH" npm ci --prefix build/node --no-audit --no-fund --ignore-scripts >&2 ||
+    # The authorities this system trusts, as pip does: a company's proxy may have one of its own.
+    certificates=${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}
+    NODE_EXTRA_CA_CERTS=$certificates PATH="$PWD/build/venv-tests/bin:$PATH" npm ci --prefix build/node --no-audit --no-fund --ignore-scripts >&2 ||
         die 'npm could not install the client (no network?); run the same command again'
     printf '%s\n' "$wanted" >build/node/lock.sha256
 fi
