@@ -75,6 +75,13 @@ static struct text usage_value(const struct answer_scan *scan, struct text data)
     return (struct text){data.at + scan->usage_value_begin, scan->usage_member_end - scan->usage_value_begin};
 }
 
+/* The same of what is written into an event later. */
+static void keep_on_one_line(char *json, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        json[i] = json[i] == '\n' ? ' ' : json[i];
+}
+
 static void keep_usage(struct relay *relay, const struct answer_scan *scan, struct text data)
 {
     struct engine_usage usage = answer_usage(scan);
@@ -83,8 +90,10 @@ static void keep_usage(struct relay *relay, const struct answer_scan *scan, stru
     relay->usage = usage;
     if (scan->has_usage_member && !scan->usage_is_null) {
         struct text value = usage_value(scan, data);
-        if (value.length <= sizeof relay->usage_json)
+        if (value.length < sizeof relay->usage_json) {
             relay->usage_json_length = text_copy(relay->usage_json, sizeof relay->usage_json, value);
+            keep_on_one_line(relay->usage_json, relay->usage_json_length);
+        }
     }
 }
 
@@ -109,6 +118,7 @@ static void keep_template(struct relay *relay, struct text data)
     }
     if (!template.overflowed)
         relay->template_length = template.length;
+    keep_on_one_line(relay->template_chunk, relay->template_length);
 }
 
 static void count_content(struct relay *relay, const struct answer_scan *scan)
@@ -137,7 +147,9 @@ static void relay_chunk(struct feeding *feeding, const struct sse_event *event, 
     struct relay *relay = feeding->relay;
     bool has_usage = scan->has_usage_member && !scan->usage_is_null;
     bool is_usage_chunk = has_usage && scan->has_choices && scan->choice_count == 0;
-    if (is_usage_chunk && !relay->rules.wants_usage_chunk)
+    struct engine_usage usage = answer_usage(scan);
+    /* One, that counts something; relay_closing makes it where the engine does not. */
+    if (is_usage_chunk && (!relay->rules.wants_usage_chunk || relay->usage_chunk_sent || !counts_something(&usage)))
         return;
     relay->usage_chunk_sent |= is_usage_chunk;
     if (has_usage && !is_usage_chunk && !relay->rules.wants_continuous_usage)
@@ -255,14 +267,16 @@ struct usage relay_usage(const struct relay *relay, bool complete, int64_t input
     bool has_content = relay->kind == RELAY_WHOLE ? relay->scan.content_choices > 0 : counted > 0;
     usage.output_tokens = counted;
     usage.output_source = USAGE_COUNTED;
-    if (!engine.seen)
+    bool is_lie = complete && has_content && engine.output_tokens == 0;
+    if (!engine.seen || is_lie)
         return usage;
 
     usage.input_tokens = engine.input_tokens;
     usage.cached_input_tokens = engine.cached_input_tokens;
     usage.input_source = USAGE_ENGINE;
-    bool believable = engine.output_tokens > 0 || !has_content;
-    if (believable && (complete || engine.output_tokens > 0)) {
+    /* Of a stream that was broken off the engine may have generated more than was relayed. */
+    bool is_final = complete || relay->kind == RELAY_WHOLE || (int64_t) relay->finished >= relay->rules.choices;
+    if (is_final && (engine.output_tokens > 0 || complete)) {
         int64_t others = other_choices(relay, engine.output_tokens);
         usage.output_tokens = engine.output_tokens + others;
         usage.output_source = others > 0 ? USAGE_COUNTED : USAGE_ENGINE;
