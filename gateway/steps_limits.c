@@ -124,6 +124,8 @@ bool request_top_up(struct request *request)
     int64_t used = tokens_so_far(request);
     if (!request->reservation.open || request->reservation.tokens - used >= TOP_UP_BELOW_TOKENS)
         return true;
+    if (relay_is_complete(&request->relay))
+        return true; /* it has ended by itself, and only its usage is on its way */
     int64_t most = request->estimate.input_tokens + request->estimate.output_cap_tokens - request->reservation.tokens;
     if (most <= 0)
         return true;

@@ -12,7 +12,7 @@ from support.official import Failure, PythonClient
 from support.waiting import wait_until
 
 # How often the exact counts are counted: each time by a key of its own, so with fresh buckets.
-REPEATS = int(os.environ.get("LIMIT_REPEATS", "3"))
+REPEATS = int(os.environ.get("LIMIT_REPEATS", "20" if paths.SLOWNESS == 1 else "3"))
 ASKED, ADMITTED = 50, 10
 KEYS = [Key(f"tg_test_limited_key_number_{i}") for i in range(REPEATS)]
 SLOWLY = {"requests_per_minute": 1}  # what flows back during a test is far from a whole request

@@ -169,6 +169,17 @@ def test_cut_ends_every_choice(limited):
     assert events[-1] == "[DONE]"
 
 
+def test_a_stream_that_has_ended_is_not_cut_by_its_usage(limited):
+    own = limited("cut", 60)
+    prompt = "[[tokens=100]][[per_chunk=10]]"  # ten chunks: only the usage chunk tells what they were
+    wire, events = own.stream("m", prompt, max_tokens=100, stream_options={"include_usage": True})
+    ends = [choice["finish_reason"] for event in events[:-1] for choice in event["choices"] if choice["finish_reason"]]
+    assert ends == ["length"] and events[-2]["usage"]["completion_tokens"] == 100
+    line = own.request_line(wire.headers["x-request-id"])
+    assert (line["outcome"], line["output_tokens"], line["output_source"]) == ("served", 100, "engine")
+    assert bucket(own)["balance"] < -35, "what exceeds is debt all the same"
+
+
 def test_a_cut_stream_is_nothing_special_to_the_official_client(limited):
     from support.official import PythonClient
 
@@ -221,6 +232,7 @@ def test_what_was_learned_survives_a_reload(limited, engine):
     for _ in range(35):
         assert own.complete("m", "[[tokens=5]]", max_tokens=1000).status_code == 200
     learned = held_by_one(own, engine)
+    assert learned < 60
     own.reload_and_wait()
     assert held_by_one(own, engine) == pytest.approx(learned, abs=5)
 
@@ -236,6 +248,25 @@ def test_estimates_that_cannot_be_read_are_left_behind(limited, engine):
 
 
 # ---- the end of a request ----
+
+
+def test_embeddings_cost_their_input(limited):
+    own = limited("hard", 1000)
+    answer = own.post("/v1/embeddings", {"model": "m", "input": ["one two three", "four"]})
+    assert answer.status_code == 200
+    cost = answer.json()["usage"]["prompt_tokens"]
+    assert cost > 0 and 1000 - cost <= bucket(own)["balance"] <= 1000 - cost + 5 * paths.SLOWNESS
+
+
+def test_several_choices_and_prompts_are_held_and_paid(limited, engine):
+    own = limited("soft", 5000)
+    with own.wire(60) as holder:
+        body = {"model": "m", "prompt": ["[[fault=hold]]", "b"], "n": 3, "max_tokens": 50}
+        own.send(holder, "/v1/completions", body)
+        wait_until(lambda: engine.state()["held"] == 1, "it to be at the engine")
+        assert bucket(own)["held"] >= 2 * 3 * 50
+        engine.release()
+        holder.read_answer()
 
 
 def test_who_leaves_in_the_middle_pays_for_what_was_sent(limited, engine):
