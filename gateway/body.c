@@ -49,7 +49,8 @@ enum body_result body_add(struct body *body, struct text piece)
         if (result != BODY_OK)
             return result;
     }
-    memcpy(body->at + body->length, piece.at, piece.length);
+    if (piece.length > 0)
+        memcpy(body->at + body->length, piece.at, piece.length);
     body->length = needed;
     return BODY_OK;
 }

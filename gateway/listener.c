@@ -69,17 +69,21 @@ static int fail(char error[LISTENER_ERROR_BYTES], int fd, const char *what, cons
     return -1;
 }
 
-static bool somebody_listens(const struct sockaddr_un *address)
+/* A socket that was left behind: only such a file is ever removed. */
+static bool nobody_listens(const struct sockaddr_un *address)
 {
     union {
         const struct sockaddr_un *local;
         const struct sockaddr *any;
     } as = {.local = address};
+    struct stat file;
+    if (lstat(address->sun_path, &file) != 0 || !S_ISSOCK(file.st_mode))
+        return false;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool answered = fd >= 0 && connect(fd, as.any, sizeof *address) == 0;
+    bool refused = fd >= 0 && connect(fd, as.any, sizeof *address) != 0 && errno == ECONNREFUSED;
     if (fd >= 0)
         close(fd);
-    return answered;
+    return refused;
 }
 
 static int bind_unix(const struct listen_address *where, char error[LISTENER_ERROR_BYTES])
@@ -90,7 +94,7 @@ static int bind_unix(const struct listen_address *where, char error[LISTENER_ERR
         const struct sockaddr *any;
     } as = {.local = &address};
     text_copy(address.sun_path, sizeof address.sun_path, text_of(where->path));
-    if (!somebody_listens(&address))
+    if (nobody_listens(&address))
         (void) unlink(where->path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, as.any, sizeof address) != 0)

@@ -16,7 +16,7 @@ static const struct {
 
 /* First parts of OpenAI's other routes (its OpenAPI description, 2026-08). */
 static const struct text known[] = {
-    {"/v1/assistants", 14},   {"/v1/audio", 9},          {"/v1/batches", 11},  {"/v1/chat/completions/", 21},
+    {"/v1/assistants", 14},   {"/v1/audio", 9},          {"/v1/batches", 11},  {"/v1/chat/completions", 20},
     {"/v1/containers", 14},   {"/v1/conversations", 17}, {"/v1/evals", 9},     {"/v1/files", 9},
     {"/v1/fine_tuning", 15},  {"/v1/images", 10},        {"/v1/messages", 12}, {"/v1/moderations", 15},
     {"/v1/organization", 16}, {"/v1/realtime", 12},      {"/v1/rerank", 10},   {"/v1/responses", 13},
@@ -43,7 +43,9 @@ enum route_result route_find(enum http_method method, struct text path, struct r
         return method == served[i].method ? ROUTE_FOUND : ROUTE_WRONG_METHOD;
     }
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (text_starts_with(path, known[i]))
+        if (!text_starts_with(path, known[i]))
+            continue;
+        if (path.length == known[i].length || path.at[known[i].length] == '/')
             return ROUTE_NOT_SERVED;
     }
     return ROUTE_UNKNOWN;

@@ -115,77 +115,78 @@ static void test_vectors(void **state)
 
 #define HEAD(line) line " HTTP/1.1\r\nHost: a\r\n"
 
+static const struct {
+    const char *raw;
+    enum guard_verdict verdict;
+} verdicts[] = {
+    {HEAD("GET /health"), GUARD_OK},
+    {HEAD("GET /v1/models/org%2Fname:tag@1?x=%00"), GUARD_OK},
+    {HEAD("OPTIONS /v1/models"), GUARD_OK},
+    {HEAD("POST /v1/completions") "Transfer-Encoding: Chunked\r\n", GUARD_OK},
+    {HEAD("POST /v1/completions") "Content-Length: 999999999999999\r\n", GUARD_OK},
+    {HEAD("POST /v1/completions") "Content-Length: 0\r\nExpect: 100-Continue\r\n", GUARD_OK},
+    {HEAD("GET /health") "X: \t\x80\xff~\r\n", GUARD_OK},
+    {"GET /health HTTP/1.0\r\n", GUARD_OK},
+    {"GET /health HTTP/1.0\r\nHost: [::1]:8700\r\n", GUARD_OK},
+    {HEAD("GET /health") "X y: z\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") ": z\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "X(y): z\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "X: a\x01\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "X: a\x7f\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "X: a\rB: c\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "Content-Length : 3\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "Transfer-Encodingchunked: \r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "Transfer_Encoding: chunked\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "transfer: chunked\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "CONTENT_LENGTH: 3\r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "Content-Length5: \r\n", GUARD_BAD_HEADER},
+    {HEAD("GET /health") "Host: b\r\n", GUARD_BAD_HOST},
+    {"GET /health HTTP/1.1\r\n", GUARD_BAD_HOST},
+    {"GET /health HTTP/1.1\r\nHost: \r\n", GUARD_BAD_HOST},
+    {"GET /health HTTP/1.1\r\nHost: a/b\r\n", GUARD_BAD_HOST},
+    {"GET /health HTTP/1.1\r\nHost: user@a\r\n", GUARD_BAD_HOST},
+    {HEAD("POST /x") "Content-Length: 3\r\nContent-Length: 3\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: \r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: -3\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: +3\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: 3, 3\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: 0x3\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: 1000000000000000\r\n", GUARD_BAD_LENGTH},
+    {HEAD("POST /x") "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
+    {HEAD("POST /x") "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", GUARD_BAD_TRANSFER},
+    {HEAD("POST /x") "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
+    {HEAD("POST /x") "Transfer-Encoding: gzip, chunked\r\n", GUARD_BAD_TRANSFER},
+    {HEAD("POST /x") "Transfer-Encoding: \r\n", GUARD_BAD_TRANSFER},
+    {"POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
+    {HEAD("GET /x") "Authorization: a\r\nauthorization: a\r\n", GUARD_BAD_AUTHORIZATION},
+    {HEAD("POST /x") "Expect: 200-ok\r\n", GUARD_BAD_EXPECT},
+    {"GET /x HTTP/1.2\r\nHost: a\r\n", GUARD_BAD_VERSION},
+    {"GET /x HTTP/2.0\r\nHost: a\r\n", GUARD_BAD_VERSION},
+    {"GET /x http/1.1\r\nHost: a\r\n", GUARD_BAD_VERSION},
+    {HEAD("PUT /x"), GUARD_BAD_METHOD},
+    {HEAD("get /x"), GUARD_BAD_METHOD},
+    {HEAD("TRACE /x"), GUARD_BAD_METHOD},
+    {HEAD("GET x"), GUARD_BAD_PATH},
+    {HEAD("OPTIONS *"), GUARD_BAD_PATH},
+    {HEAD("GET //x"), GUARD_BAD_PATH},
+    {HEAD("GET /v1/../x"), GUARD_BAD_PATH},
+    {HEAD("GET /v1%2fx"), GUARD_BAD_PATH},
+    {HEAD("GET /v1/x#y"), GUARD_BAD_PATH},
+    {HEAD("GET http://a/x"), GUARD_BAD_PATH},
+    {HEAD("GET /x?a=\x01"), GUARD_BAD_PATH},
+    /* The first broken rule stays. */
+    {HEAD("PUT //x") "X y: z\r\nHost: b\r\n", GUARD_BAD_METHOD},
+};
+
 static void test_every_verdict(void **state)
 {
-    static const struct {
-        const char *raw;
-        enum guard_verdict verdict;
-    } cases[] = {
-        {HEAD("GET /health"), GUARD_OK},
-        {HEAD("GET /v1/models/org%2Fname:tag@1?x=%00"), GUARD_OK},
-        {HEAD("OPTIONS /v1/models"), GUARD_OK},
-        {HEAD("POST /v1/completions") "Transfer-Encoding: Chunked\r\n", GUARD_OK},
-        {HEAD("POST /v1/completions") "Content-Length: 999999999999999\r\n", GUARD_OK},
-        {HEAD("POST /v1/completions") "Content-Length: 0\r\nExpect: 100-Continue\r\n", GUARD_OK},
-        {HEAD("GET /health") "X: \t\x80\xff~\r\n", GUARD_OK},
-        {"GET /health HTTP/1.0\r\n", GUARD_OK},
-        {"GET /health HTTP/1.0\r\nHost: [::1]:8700\r\n", GUARD_OK},
-        {HEAD("GET /health") "X y: z\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") ": z\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "X(y): z\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "X: a\x01\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "X: a\x7f\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "X: a\rB: c\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "Content-Length : 3\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "Transfer-Encodingchunked: \r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "Transfer_Encoding: chunked\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "transfer: chunked\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "CONTENT_LENGTH: 3\r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "Content-Length5: \r\n", GUARD_BAD_HEADER},
-        {HEAD("GET /health") "Host: b\r\n", GUARD_BAD_HOST},
-        {"GET /health HTTP/1.1\r\n", GUARD_BAD_HOST},
-        {"GET /health HTTP/1.1\r\nHost: \r\n", GUARD_BAD_HOST},
-        {"GET /health HTTP/1.1\r\nHost: a/b\r\n", GUARD_BAD_HOST},
-        {"GET /health HTTP/1.1\r\nHost: user@a\r\n", GUARD_BAD_HOST},
-        {HEAD("POST /x") "Content-Length: 3\r\nContent-Length: 3\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: \r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: -3\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: +3\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: 3, 3\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: 0x3\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: 1000000000000000\r\n", GUARD_BAD_LENGTH},
-        {HEAD("POST /x") "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
-        {HEAD("POST /x") "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", GUARD_BAD_TRANSFER},
-        {HEAD("POST /x") "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
-        {HEAD("POST /x") "Transfer-Encoding: gzip, chunked\r\n", GUARD_BAD_TRANSFER},
-        {HEAD("POST /x") "Transfer-Encoding: \r\n", GUARD_BAD_TRANSFER},
-        {"POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", GUARD_BAD_TRANSFER},
-        {HEAD("GET /x") "Authorization: a\r\nauthorization: a\r\n", GUARD_BAD_AUTHORIZATION},
-        {HEAD("POST /x") "Expect: 200-ok\r\n", GUARD_BAD_EXPECT},
-        {"GET /x HTTP/1.2\r\nHost: a\r\n", GUARD_BAD_VERSION},
-        {"GET /x HTTP/2.0\r\nHost: a\r\n", GUARD_BAD_VERSION},
-        {"GET /x http/1.1\r\nHost: a\r\n", GUARD_BAD_VERSION},
-        {HEAD("PUT /x"), GUARD_BAD_METHOD},
-        {HEAD("get /x"), GUARD_BAD_METHOD},
-        {HEAD("TRACE /x"), GUARD_BAD_METHOD},
-        {HEAD("GET x"), GUARD_BAD_PATH},
-        {HEAD("OPTIONS *"), GUARD_BAD_PATH},
-        {HEAD("GET //x"), GUARD_BAD_PATH},
-        {HEAD("GET /v1/../x"), GUARD_BAD_PATH},
-        {HEAD("GET /v1%2fx"), GUARD_BAD_PATH},
-        {HEAD("GET /v1/x#y"), GUARD_BAD_PATH},
-        {HEAD("GET http://a/x"), GUARD_BAD_PATH},
-        {HEAD("GET /x?a=\x01"), GUARD_BAD_PATH},
-        /* The first broken rule stays. */
-        {HEAD("PUT //x") "X y: z\r\nHost: b\r\n", GUARD_BAD_METHOD},
-    };
     bool seen[GUARD_VERDICT_COUNT] = {false};
     (void) state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof(verdicts) / sizeof(verdicts[0]); i++) {
         struct http_head head;
-        enum guard_verdict verdict = judge(&head, text_of(cases[i].raw));
-        if (verdict != cases[i].verdict)
-            fail_msg("%s: %s", cases[i].raw, GUARD_ANSWERS[verdict].label);
+        enum guard_verdict verdict = judge(&head, text_of(verdicts[i].raw));
+        if (verdict != verdicts[i].verdict)
+            fail_msg("%s: %s", verdicts[i].raw, GUARD_ANSWERS[verdict].label);
         assert_int_equal(head.verdict, verdict);
         seen[verdict] = true;
     }
