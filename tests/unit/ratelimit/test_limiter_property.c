@@ -408,7 +408,8 @@ static enum limit_verdict slow_reserve(struct world *world, const struct limit_s
         }
     }
     *ret_wait_us = question.wait_us;
-    reservation->open = question.verdict == LIMIT_ADMITTED;
+    reservation->open = question.taking.open = question.verdict == LIMIT_ADMITTED;
+    question.taking.tokens = charged_milli(demand->tokens) / 1000;
     for (int hold = 0; reservation->open && hold < question.taking.count; hold++) {
         struct slow_hold *taken = &question.taking.holds[hold];
         int64_t milli = taken->milli;
@@ -416,16 +417,11 @@ static enum limit_verdict slow_reserve(struct world *world, const struct limit_s
         slow_take(taken, milli);
         taken->level->buckets[taken->kind].holds++;
         taken->level->exists = true;
+        if (taken->kind == LIMIT_TOKENS)
+            question.taking.tokens = at_most(question.taking.tokens, milli / 1000);
     }
-    if (reservation->open) {
+    if (reservation->open)
         *reservation = question.taking;
-        reservation->open = true;
-        reservation->tokens = charged_milli(demand->tokens) / 1000;
-        for (int hold = 0; hold < reservation->count; hold++) {
-            if (reservation->holds[hold].kind == LIMIT_TOKENS)
-                reservation->tokens = at_most(reservation->tokens, reservation->holds[hold].milli / 1000);
-        }
-    }
     if (user != NULL && !user->exists)
         memset(user->buckets, 0, sizeof user->buckets);
     return question.verdict;
