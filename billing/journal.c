@@ -113,6 +113,13 @@ static int64_t free_bytes(const struct journal *journal)
     return left - RECORD_BYTES_MAX + (journal->next_fd >= 0 ? journal->segment_bytes - RECORD_BYTES_MAX : 0);
 }
 
+/* For the CLOSE of one more request, or for a record that promises nothing. */
+static bool has_room(const struct journal *journal)
+{
+    return journal->open_count < JOURNAL_OPEN_MAX &&
+           free_bytes(journal) >= reserved_bytes(journal->open_count + 1) + RECORD_BYTES_MAX;
+}
+
 static bool write_pending(struct journal *journal)
 {
     while (buffer_length(&journal->pending) > 0) {
@@ -216,7 +223,8 @@ static void flush(struct journal *journal)
 {
     forget_slowness(journal);
     bool written = write_pending(journal);
-    if (written && journal->next_fd >= 0)
+    bool has_grown = journal->offset > journal->segment_bytes && !switch_segment(journal);
+    if (written && journal->next_fd >= 0 && !has_grown)
         loop_timer_cancel(journal->loop, &journal->retry);
     else if (!loop_timer_is_set(&journal->retry))
         loop_timer_set(journal->loop, &journal->retry, loop_now(journal->loop) + RETRY_MS);
@@ -305,9 +313,7 @@ bool journal_open(struct journal *journal, const struct record *open, struct jou
 {
     struct record record = *open;
     ENSURE(record.type == RECORD_OPEN);
-    bool has_room = free_bytes(journal) >= reserved_bytes(journal->open_count + 1) + RECORD_BYTES_MAX;
-    bool is_refusing = journal_trouble(journal)[0] != '\0' || journal->open_count >= JOURNAL_OPEN_MAX;
-    if (!has_room || is_refusing || !append(journal, &record, wait))
+    if (journal_trouble(journal)[0] != '\0' || !append(journal, &record, wait))
         return false;
     journal->open_count++;
     return true;
@@ -317,8 +323,7 @@ void journal_progress(struct journal *journal, struct text request_id, int64_t o
 {
     struct record record = {
         .type = RECORD_PROGRESS, .request_id = request_id, .output_tokens = output_tokens, .when = when};
-    bool has_room = free_bytes(journal) >= reserved_bytes(journal->open_count) + RECORD_BYTES_MAX;
-    if (has_room && journal_trouble(journal)[0] == '\0')
+    if (journal_trouble(journal)[0] == '\0')
         (void) append(journal, &record, NULL);
 }
 
@@ -349,7 +354,11 @@ const char *journal_trouble(const struct journal *journal)
 {
     if (journal->write_trouble[0] != '\0')
         return journal->write_trouble;
-    return journal->sync_trouble[0] != '\0' ? journal->sync_trouble : journal->space_trouble;
+    if (journal->sync_trouble[0] != '\0')
+        return journal->sync_trouble;
+    if (journal->space_trouble[0] != '\0')
+        return journal->space_trouble;
+    return has_room(journal) ? "" : "the journal has no room for more open requests";
 }
 
 const char *journal_writer_id(const struct journal *journal)
