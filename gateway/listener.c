@@ -79,7 +79,7 @@ static bool nobody_listens(const struct sockaddr_un *address)
     struct stat file;
     if (lstat(address->sun_path, &file) != 0 || !S_ISSOCK(file.st_mode))
         return false;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool refused = fd >= 0 && connect(fd, as.any, sizeof *address) != 0 && errno == ECONNREFUSED;
     if (fd >= 0)
         close(fd);

@@ -59,6 +59,7 @@ static void read_output(const struct play *play, int *ret_alone, int *ret_beside
     for (char *end; *at != '\0' && (end = strstr(at, "\n\n")) != NULL; at = end + 2) {
         *end = '\0';
         assert_memory_equal(at, "data: ", 6);
+        assert_null(strchr(at, '\n'));
         if (strcmp(at, "data: [DONE]") == 0) {
             assert_true(end[2] == '\0');
             continue;
