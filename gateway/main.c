@@ -15,6 +15,7 @@ static const struct command COMMANDS[] = {
     {"keys list", "list the API keys, never the secrets", command_keys_list},
     {"limits explain", "say which limits a key's requests for a model have to keep, and what is left",
      command_limits_explain},
+    {"price", "say what so many tokens of a model cost, part by part", command_price},
     {"reload", "make the running gateway read its configuration again", command_reload},
     {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},
     {"version", "print the version", command_version},
