@@ -132,10 +132,10 @@ static void test_unix_paths(void **state)
 
     /* Nor when his backlog is full. */
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     assert_int_equal(listen(fd, 0), 0);
-    assert_int_equal(connect(client, (struct sockaddr *) &address, sizeof(address)), 0);
+    (void) !connect(client, (struct sockaddr *) &address, sizeof(address));
     assert_int_equal(listener_bind(&where, error), -1);
     assert_non_null(strstr(error, "another process listens there"));
     close(client);
