@@ -2,6 +2,9 @@
 #include "gateway/connection.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -9,8 +12,9 @@
 
 #include "base/panic.h"
 
+/* IDLE is looked at first when a head could be overdue: see may_stay_idle. */
 static const int64_t phase_limits_ms[CONNECTION_PHASE_COUNT] = {
-    [CONNECTION_IDLE] = SERVER_IDLE_MS,
+    [CONNECTION_IDLE] = SERVER_HEAD_MS,
     [CONNECTION_HEAD] = SERVER_HEAD_MS,
     [CONNECTION_BODY] = SERVER_BODY_MS,
     [CONNECTION_DISCARD] = SERVER_DISCARD_MS,
@@ -22,6 +26,7 @@ void connection_set_phase(struct connection *connection, enum connection_phase p
 {
     struct loop *loop = server_loop(connection->server);
     connection->phase = phase;
+    connection->idle_checked = false;
     if (phase_limits_ms[phase] == 0)
         loop_timer_cancel(loop, &connection->deadline);
     else
@@ -43,6 +48,29 @@ void connection_lost(struct connection *connection)
         shutdown(connection->fd, SHUT_RDWR); /* the library waits for a client that may never read */
 }
 
+/* The kernel has received bytes that belong to no request so far: a head was begun. The library may have read them
+ * before we saw them come. */
+static bool has_begun_head(const struct connection *connection)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    bool is_told = getsockopt(connection->fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                   length >= offsetof(struct tcp_info, tcpi_bytes_received) + sizeof info.tcpi_bytes_received;
+    return is_told && !connection->used_unknown && info.tcpi_bytes_received > connection->used_bytes;
+}
+
+/* After as long as a head may take, an idle connection is looked at; if nothing was begun it may stay idle for the
+ * rest. */
+static bool may_stay_idle(struct connection *connection)
+{
+    struct loop *loop = server_loop(connection->server);
+    if (connection->phase != CONNECTION_IDLE || connection->idle_checked || has_begun_head(connection))
+        return false;
+    connection->idle_checked = true;
+    loop_timer_set(loop, &connection->deadline, loop_now(loop) + SERVER_IDLE_MS - SERVER_HEAD_MS);
+    return true;
+}
+
 /* A shut socket makes the library see the end and close it. */
 static void on_deadline(struct loop_timer *timer)
 {
@@ -62,6 +90,8 @@ static void on_deadline(struct loop_timer *timer)
         connection_cut_with_answer(connection, &late);
         return;
     }
+    if (may_stay_idle(connection))
+        return;
     connection->gone = true;
     shutdown(connection->fd, SHUT_RDWR);
 }
@@ -71,9 +101,10 @@ static void on_ready(struct loop_watch *watch, uint32_t events)
     struct connection *connection = watch->owner;
     if (events & EPOLLIN) {
         connection->input_seen = true;
-        if (connection->phase == CONNECTION_IDLE)
-            connection_set_phase(connection, CONNECTION_HEAD);
     }
+    bool has_begun = (events & EPOLLIN) != 0 || (connection->phase == CONNECTION_IDLE && has_begun_head(connection));
+    if (connection->phase == CONNECTION_IDLE && has_begun)
+        connection_set_phase(connection, CONNECTION_HEAD);
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
         connection_lost(connection);
         return;

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/buffer.h"
 #include "base/loop.h"
@@ -37,9 +38,12 @@ struct connection {
     struct loop_watch watch;
     struct loop_timer deadline;
     enum connection_phase phase;
-    bool input_seen; /* bytes came in while an answer was due: the next head may have begun */
-    bool gone;       /* the client hung up, or we cut it off */
-    bool gone_told;  /* the request knows */
+    bool input_seen;     /* bytes came in while an answer was due: the next head may have begun */
+    bool idle_checked;   /* IDLE: the first look for a head that was begun and not finished has been taken */
+    bool used_unknown;   /* a chunked body: how many bytes it took on the wire is not told */
+    uint64_t used_bytes; /* of all heads and bodies so far */
+    bool gone;           /* the client hung up, or we cut it off */
+    bool gone_told;      /* the request knows */
     bool suspended;
     bool resume_queued;
     struct connection *resume_next;

@@ -367,6 +367,16 @@ static enum MHD_Result answer_or_discard(struct connection *connection)
     return MHD_YES;
 }
 
+/* So that bytes beyond them are known to be another head's. */
+static void note_used_bytes(struct connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection->library, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    int64_t length = connection->head.content_length;
+    connection->used_unknown |= info == NULL || connection->head.is_chunked;
+    connection->used_bytes += (info != NULL ? info->header_size : 0) + (length > 0 ? (uint64_t) length : 0);
+}
+
 static enum MHD_Result on_head(struct connection *connection, const char *method, const char *version)
 {
     struct server *server = connection->server;
@@ -375,6 +385,7 @@ static enum MHD_Result on_head(struct connection *connection, const char *method
     guard_begin(head, text_of(method), (struct text){connection->uri, connection->uri_length}, text_of(version));
     MHD_get_connection_values_n(connection->library, MHD_HEADER_KIND, add_header, head);
     guard_end(head);
+    note_used_bytes(connection);
 
     connection_set_phase(connection, guard_has_body(head) ? CONNECTION_BODY : CONNECTION_ANSWER);
     enum server_verdict verdict = server->handlers.head(server->owner, connection, head, &connection->request);
