@@ -88,6 +88,8 @@ int command_schema(int argc, char **argv);
 int command_keys_new(int argc, char **argv);
 int command_keys_list(int argc, char **argv);
 int command_limits_explain(int argc, char **argv);
+int command_journal_dump(int argc, char **argv);
+int command_journal_verify(int argc, char **argv);
 int command_price(int argc, char **argv);
 int command_reload(int argc, char **argv);
 int command_simulate(int argc, char **argv);

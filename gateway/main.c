@@ -15,6 +15,8 @@ static const struct command COMMANDS[] = {
     {"keys list", "list the API keys, never the secrets", command_keys_list},
     {"limits explain", "say which limits a key's requests for a model have to keep, and what is left",
      command_limits_explain},
+    {"journal dump", "print the records of the usage journals", command_journal_dump},
+    {"journal verify", "check that the usage journals are whole and keep their rules", command_journal_verify},
     {"price", "say what so many tokens of a model cost, part by part", command_price},
     {"reload", "make the running gateway read its configuration again", command_reload},
     {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},

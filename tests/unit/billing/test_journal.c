@@ -443,9 +443,9 @@ static void test_write_errors_anywhere(void **state)
 {
     unsigned closed = 0;
     (void) state;
-    room.options.segment_bytes = 8192;
+    room.options.segment_bytes = 16384;
     room_begin(&room);
-    for (unsigned round = 0; round < 100; round++) {
+    for (unsigned round = 0; round < 300; round++) {
         unsigned opened = closed;
         while (opened < closed + 5 && room_open(&room, opened, ROOM_HOUR, NULL))
             opened++;
