@@ -85,6 +85,17 @@ static struct bundle *find_config(struct gateway *gateway, const char *config_fi
     return bundle != NULL ? bundle : bundle_read(config_file, problems);
 }
 
+/* Who names a provider counts on being paid: a gateway that does not deliver usage yet must not run as if it did. */
+static bool names_provider(const struct policy *policy, FILE *to)
+{
+    if (policy->billing.provider_count == 0)
+        return false;
+    fprintf(to,
+            "%s: error: this version does not hand usage to providers yet: take `billing: providers` out to run it\n",
+            policy->file);
+    return true;
+}
+
 static bool load_config(struct gateway *gateway, const char *config_file)
 {
     struct problem_list problems;
@@ -92,11 +103,12 @@ static bool load_config(struct gateway *gateway, const char *config_file)
     struct bundle *bundle = find_config(gateway, config_file, &problems);
     const struct policy *policy = bundle != NULL ? policy_load(bundle, LOAD_RUN, &problems) : NULL;
     fprintf(stderr, "%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bool loaded = policy != NULL;
+    bool loaded = policy != NULL && !names_provider(policy, stderr);
     if (loaded) {
         reload_install(&policy);
         loaded = gateway_keep_config(gateway, bundle) || fail("cannot hand the configuration to", "the master process");
     }
+    policy_drop(&policy);
     bundle_destroy(&bundle);
     problem_list_finish(&problems);
     return loaded;
@@ -126,6 +138,9 @@ bool gateway_reload_config(struct gateway *gateway, struct buffer *ret_problems)
         if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
             log_event(LOG_ERROR, "reload", "no memory for new limits: those of the configuration before stay");
         (void) children_set_drain(gateway->children, policy->drain_timeout_ms);
+        if (policy->billing.provider_count > 0)
+            log_event(LOG_ERROR, "reload",
+                      "this version does not hand usage to providers yet: `billing: providers` does nothing");
         policy_drop(&policy);
         if (!gateway_keep_config(gateway, bundle))
             log_event(LOG_ERROR, "reload",

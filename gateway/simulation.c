@@ -198,7 +198,7 @@ static bool arrive(struct simulation *simulation, const struct trace_row *row)
     running->input_tokens = row->input_tokens;
     running->output_tokens = output;
     running->reserved_tokens = simulation->hard ? demand.tokens_cap : demand.tokens;
-    running->held_tokens = demand.tokens;
+    running->held_tokens = running->reservation.tokens;
     sleep_again(simulation, running, 0);
     result->running_most = larger(result->running_most, (int64_t) simulation->count);
     return true;

@@ -154,7 +154,7 @@ def attempts(engines, request_id):
 def test_502_and_503_go_to_another_instance(gateway, engines, status):
     engines.first.fault(f"status={status}")
     try:
-        answers = [gateway.complete("pair", max_tokens=1) for _ in range(4)]
+        answers = [gateway.complete("pair", max_tokens=1) for _ in range(12)]
     finally:
         engines.first.fault()
     assert {answer.status_code for answer in answers} == {200}
