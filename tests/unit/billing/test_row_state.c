@@ -1,0 +1,206 @@
+/* billing/row_state: the last state of each row survives, whatever the file's tail looks like. */
+#include "billing/row_state.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "tests/unit/conf/scratch.h"
+
+static struct row row_number(unsigned number)
+{
+    struct row row = {
+        .name = {.provider = PROVIDER_STRIPE,
+                 .epoch = {"0123456789abcdef0123456789abcdef", 7},
+                 .tenant = "acme",
+                 .meter = "a \"meter\""},
+        .metered = true,
+        .measure = MEASURE_OUTPUT_TOKENS,
+        .quantity = INT64_MAX - (int64_t) number,
+        .began = 1,
+        .ended = 2,
+    };
+    snprintf(row.id, sizeof row.id, "tg1-%040u", number);
+    return row;
+}
+
+static void assert_same_row(const struct row *a, const struct row *b)
+{
+    assert_int_equal(a->name.provider, b->name.provider);
+    assert_string_equal(a->name.epoch.writer, b->name.epoch.writer);
+    assert_true(a->name.epoch.epoch == b->name.epoch.epoch);
+    assert_string_equal(a->name.tenant, b->name.tenant);
+    assert_string_equal(a->name.meter, b->name.meter);
+    assert_string_equal(a->id, b->id);
+    assert_string_equal(a->model, b->model);
+    assert_true(a->metered == b->metered && a->measure == b->measure && a->quantity == b->quantity);
+    assert_true(a->began == b->began && a->ended == b->ended);
+}
+
+static struct row_states *open_states(void)
+{
+    struct row_states *states = row_states_open(scratch_directory, PROVIDER_STRIPE);
+    assert_non_null(states);
+    return states;
+}
+
+static void test_the_moves_are_those_of_the_rules(void **state)
+{
+    (void) state;
+    static const char *const ALLOWED[ROW_STATE_COUNT] = {
+        [ROW_PENDING] = ".s...h",   [ROW_SENT] = "psadrh",     [ROW_ACKED] = "......",
+        [ROW_DUPLICATE] = "......", [ROW_REJECTED] = "p.....", [ROW_HELD] = "p.a...",
+    };
+    for (int from = 0; from < ROW_STATE_COUNT; from++) {
+        for (int to = 0; to < ROW_STATE_COUNT; to++)
+            assert_int_equal(row_state_may_move((enum row_state) from, (enum row_state) to), ALLOWED[from][to] != '.');
+    }
+}
+
+static void test_states_survive_opening_again(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row first = row_number(1), second = row_number(2);
+    assert_true(row_states_add(states, &first, ROW_PENDING, 10, ""));
+    assert_true(row_states_add(states, &second, ROW_HELD, 11, "tenant \"acme\" has no customer"));
+    assert_true(row_states_add(states, &second, ROW_PENDING, 12, "")); /* known: stays held */
+    assert_true(row_states_move(states, first.id, ROW_SENT, 20, ""));
+    assert_true(row_states_move(states, first.id, ROW_SENT, 30, "timeout"));
+    assert_true(row_states_sync(states));
+    for (int round = 0; round < 3; round++) {
+        row_states_close(&states);
+        states = round == 0 ? row_states_read(scratch_directory, PROVIDER_STRIPE) : open_states();
+        assert_int_equal(row_states_count(states), 2);
+        const struct row_entry *entry = row_states_find(states, first.id);
+        assert_same_row(&entry->row, &first);
+        assert_int_equal(entry->state, ROW_SENT);
+        assert_true(entry->when == 30 && entry->first_sent == 20);
+        assert_string_equal(entry->reason, "timeout");
+        assert_int_equal(row_states_at(states, 1)->state, ROW_HELD);
+        assert_string_equal(row_states_at(states, 1)->reason, "tenant \"acme\" has no customer");
+        assert_null(row_states_find(states, "tg1-unknown"));
+    }
+    row_states_close(&states);
+}
+
+static void test_a_rejected_row_goes_again_as_its_next_revision(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    assert_true(row_states_move(states, row.id, ROW_SENT, 2, ""));
+    assert_true(row_states_move(states, row.id, ROW_REJECTED, 3, "no such meter"));
+    assert_true(row_states_move(states, row.id, ROW_PENDING, 4, ""));
+    const struct row_entry *entry = row_states_find(states, row.id);
+    assert_int_equal(entry->revision, 1);
+    assert_true(entry->first_sent == 0);
+    assert_string_equal(entry->reason, "");
+    row_states_close(&states);
+}
+
+static size_t read_whole(char *to, size_t capacity)
+{
+    FILE *file = fopen(scratch_path("stripe.states"), "r");
+    size_t length = fread(to, 1, capacity, file);
+    fclose(file);
+    return length;
+}
+
+static void write_bytes(const char *bytes, size_t count)
+{
+    FILE *file = fopen(scratch_path("stripe.states"), "w");
+    assert_int_equal(fwrite(bytes, 1, count, file), count);
+    fclose(file);
+}
+
+/* A crash at any byte of the last line leaves the state before it; damage anywhere else is told. */
+static void test_a_torn_tail_is_cut_and_damage_is_told(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    char bytes[4096];
+    assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    size_t before = read_whole(bytes, sizeof bytes);
+    assert_true(row_states_move(states, row.id, ROW_SENT, 2, ""));
+    row_states_close(&states);
+    size_t whole = read_whole(bytes, sizeof bytes);
+    for (size_t length = before; length <= whole; length++) {
+        write_bytes(bytes, length);
+        states = open_states();
+        /* Without its newline alone the line is whole. */
+        enum row_state expected = length >= whole - 1 ? ROW_SENT : ROW_PENDING;
+        assert_int_equal(row_states_find(states, row.id)->state, expected);
+        row_states_close(&states);
+    }
+    for (size_t at = 0; at < before; at += 7) {
+        bytes[at] ^= 4;
+        write_bytes(bytes, whole);
+        assert_null(row_states_open(scratch_directory, PROVIDER_STRIPE));
+        assert_int_equal(errno, EBADMSG);
+        bytes[at] ^= 4;
+    }
+}
+
+static void test_a_full_disk_changes_nothing(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    char bytes[4096];
+    assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    size_t length = read_whole(bytes, sizeof bytes);
+    struct rlimit limit, low;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    low = limit;
+    low.rlim_cur = length + 10;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &low);
+    bool moved = row_states_move(states, row.id, ROW_SENT, 2, "");
+    int error = errno;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    assert_false(moved);
+    assert_int_equal(error, EFBIG);
+    assert_int_equal(row_states_find(states, row.id)->state, ROW_PENDING);
+    assert_int_equal(read_whole(bytes, sizeof bytes), length);
+    assert_true(row_states_move(states, row.id, ROW_SENT, 3, ""));
+    row_states_close(&states);
+    states = open_states();
+    assert_int_equal(row_states_find(states, row.id)->state, ROW_SENT);
+    row_states_close(&states);
+}
+
+static void test_many_rows_are_found(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    for (unsigned number = 0; number < 1000; number++) {
+        struct row row = row_number(number);
+        assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    }
+    row_states_close(&states);
+    states = open_states();
+    assert_int_equal(row_states_count(states), 1000);
+    for (unsigned number = 0; number < 1000; number++) {
+        struct row row = row_number(number);
+        assert_same_row(&row_states_find(states, row.id)->row, &row);
+    }
+    row_states_close(&states);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_moves_are_those_of_the_rules),
+        cmocka_unit_test_setup_teardown(test_states_survive_opening_again, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_rejected_row_goes_again_as_its_next_revision, scratch_create,
+                                        scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_torn_tail_is_cut_and_damage_is_told, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_full_disk_changes_nothing, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_many_rows_are_found, scratch_create, scratch_destroy),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
