@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 export FUZZ_SECONDS
 
 FOLDERS := base conf auth ratelimit billing backends gateway
-PACKAGES := libmicrohttpd libcurl jansson openssl yaml-0.1
+PACKAGES := libmicrohttpd libcurl jansson openssl yaml-0.1 hiredis
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wcast-align -Wpointer-arith \
   -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wredundant-decls -Wformat=2 -Wswitch-enum \
   -Wundef -Wvla -Walloca -Wnull-dereference -Wdouble-promotion -Wframe-larger-than=16384
@@ -39,7 +39,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -52,12 +52,13 @@ help:
 	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
 	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
+	@echo 'make journal-bench  what a request costs in the usage journal; JOURNAL_MEGABYTES=1024: and recovering so much'
 	@echo 'make format     let clang-format write; make format-check: only look'
 	@echo 'make docs       docs/configuration.md from the schema table'
 	@echo 'make clean      remove build/ (what was downloaded for the demo and the tests is in it)'
 
 $(BUILD)/tollgate: $(OUT)/tollgate
-	@cp $< $@
+	@cp $< $@.new && mv $@.new $@
 $(OUT)/tollgate: $(OUT)/gateway/main.o $(OUT)/libtollgate.a
 	$(LINK) $(LIBS)
 $(OUT)/libtollgate.a: $(LIBRARY_OBJECTS)
@@ -69,6 +70,8 @@ $(OUT)/flags: FORCE
 $(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
 	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
+# The assembler puts the script into the object.
+$(OUT)/billing/ship.o: billing/ship.lua
 $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS) -lcmocka
@@ -109,6 +112,8 @@ fuzz-replay:
 	@scripts/fuzz.sh replay
 estimate-report: $(OUT)/bench/estimate_report
 	@$< tests/vectors/traces/conv.csv tests/vectors/traces/code.csv
+journal-bench: $(OUT)/bench/journal_bench
+	@$< $(BUILD) $(JOURNAL_MEGABYTES)
 format:
 	@tests/check/format.sh --write
 format-check:
