@@ -1,4 +1,4 @@
-/* The events of a request: reserve, top up, settle, cancel. Each is one critical section of arithmetic only. */
+/* The events of a request: reserve, top up, spend, settle, cancel. Each is one critical section of arithmetic only. */
 #include "ratelimit/limiter.h"
 
 #include <stdlib.h>
@@ -7,8 +7,6 @@
 #include "base/panic.h"
 #include "ratelimit/limiter_private.h"
 
-/* When a seat comes back nobody knows: a guess, and said to be one. */
-static const int64_t SEAT_RETRY_US = 1000000;
 /* What a request costs in buckets of requests and of seats. */
 static const int64_t ONE_MILLI = BUCKET_MILLI;
 
@@ -113,7 +111,7 @@ static const struct need *find_refusal(const struct needs *needs, mono_us now, i
             return need;
         if (bucket_covers(&need->part->bucket, need->milli))
             continue;
-        int64_t wait_us = need->kind == LIMIT_SEATS ? SEAT_RETRY_US : part_wait_us(need->part, need->milli, now);
+        int64_t wait_us = need->kind == LIMIT_SEATS ? RETRY_GUESS_US : part_wait_us(need->part, need->milli, now);
         if (refusal != NULL && wait_us <= *ret_wait_us)
             continue;
         refusal = need;
@@ -152,13 +150,13 @@ static void take_all(const struct needs *needs, const struct limit_demand *deman
 {
     for (size_t at = 0; at < needs->count; at++) {
         const struct need *need = &needs->at[at];
-        bucket_take(&need->part->bucket, need->milli);
+        bucket_hold(&need->part->bucket, need->milli);
         need->part->hold_count++;
-        need->part->held_milli += need->milli;
         need->level->fresh = false;
         reservation->_holds[at].index = need->level->index * (uint32_t) LIMIT_KIND_COUNT + (uint32_t) need->kind;
         reservation->_holds[at].generation = need->level->generation;
         reservation->_holds[at].held_milli = need->milli;
+        reservation->_holds[at].spent_milli = 0;
     }
     reservation->_count = needs->count;
     reservation->tokens = tokens_held(needs, demand);
@@ -172,7 +170,7 @@ static void answer_no_memory(struct limit_answer *answer)
     answer->kind = LIMIT_REQUESTS;
     answer->scope = SCOPE_USER;
     answer->requested = 1;
-    answer->retry_after_ms = SEAT_RETRY_US / 1000;
+    answer->retry_after_ms = RETRY_GUESS_US / 1000;
 }
 
 static void reserve_in(const struct levels *levels, const struct limit_demand *demand, mono_us now,
@@ -230,6 +228,7 @@ struct held {
     struct limit_part *part;
     enum limit_kind kind;
     int64_t *milli;
+    int64_t *spent_milli;
 };
 
 static struct held held_at(const struct limiter *limiter, struct reservation *reservation, size_t at)
@@ -239,10 +238,11 @@ static struct held held_at(const struct limiter *limiter, struct reservation *re
     struct held held = {.level = level,
                         .part = &level->parts[index % LIMIT_KIND_COUNT],
                         .kind = (enum limit_kind)(index % LIMIT_KIND_COUNT),
-                        .milli = &reservation->_holds[at].held_milli};
+                        .milli = &reservation->_holds[at].held_milli,
+                        .spent_milli = &reservation->_holds[at].spent_milli};
     /* A level stays while it is held; anything else is a reservation that was ended twice. */
     ENSURE(level->in_use && level->generation == reservation->_holds[at].generation);
-    ENSURE(held.part->hold_count > 0 && held.part->held_milli >= *held.milli);
+    ENSURE(held.part->hold_count > 0 && held.part->bucket.held_milli >= *held.milli);
     return held;
 }
 
@@ -252,7 +252,7 @@ static int64_t missing_milli(const struct held *held, int64_t total, int64_t mor
 {
     if (held->kind != LIMIT_TOKENS)
         return 0;
-    return smaller(not_negative(milli_of(total) - *held->milli), milli_of(more));
+    return smaller(not_negative(milli_of(total) - *held->milli - *held->spent_milli), milli_of(more));
 }
 
 static bool cuts_now(struct held *held, int64_t missing, mono_us now)
@@ -275,8 +275,7 @@ static bool top_up_locked(struct limiter *limiter, struct reservation *reservati
         struct held held = held_at(limiter, reservation, at);
         int64_t missing = missing_milli(&held, total, more);
         bucket_refill(&held.part->bucket, now);
-        bucket_take(&held.part->bucket, missing);
-        held.part->held_milli += missing;
+        bucket_hold(&held.part->bucket, missing);
         *held.milli += missing;
     }
     reservation->tokens = smaller(total, BUCKET_UNITS_MAX);
@@ -293,16 +292,37 @@ bool limiter_top_up(struct limiter *limiter, struct reservation *reservation, in
     return granted;
 }
 
+/* Of what was taken, @milli in all are spent; what was spent before stays so. */
+static void spend_up_to(struct held *held, int64_t milli, mono_us now)
+{
+    int64_t more = smaller(not_negative(milli - *held->spent_milli), *held->milli);
+    bucket_refill(&held->part->bucket, now);
+    bucket_spend(&held->part->bucket, more);
+    *held->milli -= more;
+    *held->spent_milli += more;
+}
+
+void limiter_spend(struct limiter *limiter, struct reservation *reservation, int64_t tokens_so_far, mono_us now)
+{
+    if (!reservation->open || reservation->_count == 0)
+        return;
+    const int64_t so_far_milli[LIMIT_KIND_COUNT] = {
+        [LIMIT_REQUESTS] = ONE_MILLI, [LIMIT_TOKENS] = milli_of(tokens_so_far), [LIMIT_SEATS] = 0};
+    pthread_mutex_lock(&limiter->lock);
+    for (size_t at = 0; at < reservation->_count; at++) {
+        struct held held = held_at(limiter, reservation, at);
+        spend_up_to(&held, so_far_milli[held.kind], now);
+    }
+    pthread_mutex_unlock(&limiter->lock);
+}
+
 /* Give back what is held but for @used_milli; charge it whole when it is more. */
 static void end_hold(struct limiter *limiter, struct held *held, int64_t used_milli, mono_us now)
 {
     struct bucket *bucket = &held->part->bucket;
-    bucket_refill(bucket, now);
-    if (used_milli > *held->milli)
-        bucket_take(bucket, used_milli - *held->milli);
-    else
-        bucket_give(bucket, *held->milli - used_milli);
-    held->part->held_milli -= *held->milli;
+    spend_up_to(held, used_milli, now);
+    bucket_take(bucket, not_negative(used_milli - *held->spent_milli));
+    bucket_release(bucket, *held->milli);
     held->part->hold_count--;
     level_forget_if_idle(limiter, held->level);
 }
@@ -330,6 +350,7 @@ void limiter_cancel(struct limiter *limiter, struct reservation *reservation, mo
     pthread_mutex_lock(&limiter->lock);
     for (size_t at = 0; at < reservation->_count; at++) {
         struct held held = held_at(limiter, reservation, at);
+        ENSURE(*held.spent_milli == 0);
         end_hold(limiter, &held, 0, now);
     }
     pthread_mutex_unlock(&limiter->lock);

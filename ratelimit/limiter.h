@@ -1,9 +1,10 @@
 /* Principal plus estimate to reservation: request, token and seat limits of key, user, tenant and model, all or
  * nothing. A pure function of (limits, clock, events) but for its lock: time comes in, nothing goes out.
  *
- * The bound of each bucket: in any window of length d, what is taken less what comes back is at most capacity + rate *
- * d, plus the debt stated at its end. What comes back counts when it does: a hold that outlives the refill of what it
- * took and is then not used frees as much again. */
+ * The bound of each bucket: what is admitted in any window of length d, and used in the end, is at most capacity + rate
+ * * d, plus the debt stated at the window's end. For that, nothing flows into a bucket while its balance and what open
+ * reservations may still give back make up its capacity; who streams for long says what he has spent, so that his hold
+ * does not keep it empty. */
 #ifndef RATELIMIT_LIMITER_H
 #define RATELIMIT_LIMITER_H
 
@@ -31,9 +32,9 @@ struct limiter *limiter_create(void);
 /* No reservation may be open. NULLs. */
 void limiter_destroy(struct limiter **limiter);
 /* Make the buckets be what @policy says, matched by name: a changed limit takes effect with the next reservation and
- * never refills (a balance above the new capacity is cut to it; holds and debts stay; of seats exactly the taken ones
- * stay taken); new buckets start full; buckets that are gone stay until their last hold is settled. False, with nothing
- * changed, when memory is exhausted. Any thread. */
+ * never refills (a balance above what of the new capacity is not held is cut to that, never into debt; holds and debts
+ * stay; of seats exactly the taken ones stay taken); new buckets start full; buckets that are gone stay until their
+ * last hold is settled. False, with nothing changed, when memory is exhausted. Any thread. */
 bool limiter_apply(struct limiter *limiter, const struct policy *policy, mono_us now);
 
 /* Whose request for what. Texts are read during the call. */
@@ -62,7 +63,8 @@ struct reservation {
     struct {
         uint32_t index;      /* of the bucket */
         uint32_t generation; /* guards against a bucket that has been replaced */
-        int64_t held_milli;
+        int64_t held_milli;  /* may still come back */
+        int64_t spent_milli; /* does not */
     } _holds[LIMITER_BUCKETS_PER_REQUEST];
 };
 
@@ -78,7 +80,7 @@ struct limit_view {
     enum limit_scope scope;
     int64_t limit;     /* capacity, whole units */
     int64_t remaining; /* >= 0, whole units, after this request */
-    int64_t reset_us;  /* until full again; seats: 0 */
+    int64_t reset_us;  /* until full again, were everything held spent now; seats: 0 */
 };
 
 /* The answer to a reservation, for headers and bodies. */
@@ -91,7 +93,9 @@ struct limit_answer {
     int64_t capacity;  /* whole units: what a burst may take; @limit unless `burst` or `strict_window` say otherwise */
     int64_t used;      /* whole units gone from it now, debt included */
     int64_t requested; /* whole units asked */
-    int64_t retry_after_ms; /* >= 1 when REFUSED; seats: a stated guess */
+    /* >= 1 when REFUSED. Exact for who is alone on the bucket, with nothing of it in flight. A stated guess, 1000 or
+     * longer where it cannot be as soon: for seats, and where the end of somebody's hold has to be waited for. */
+    int64_t retry_after_ms;
     /* of each kind the bucket nearest to its end (least remaining / limit) */
     struct limit_view nearest[LIMIT_KIND_COUNT];
 };
@@ -104,10 +108,17 @@ enum limit_verdict limiter_reserve(struct limiter *limiter, const struct limit_s
 /* @tokens more while it streams. False: a `cut` limit has not enough, nothing was taken, the stream is to be ended.
  * `soft` limits always give (as debt). No-op (true) when no token limit applies. */
 bool limiter_top_up(struct limiter *limiter, struct reservation *reservation, int64_t tokens, mono_us now);
-/* The end: seats come back, tokens are settled to @tokens_used (what is not used comes back, excess is debt, always
- * charged); the request itself stays counted. Closes the reservation. No-op on a closed one. */
+/* An engine has the request: it is counted, whatever becomes of it, and of the tokens @tokens_so_far in all
+ * (cumulative; less than before changes nothing, no more than what is held is spent) are spent. What is spent is
+ * charged at the end even if less was used, so let it be what is certain. It no longer keeps the buckets from
+ * refilling. Seats stay held. No-op on a closed reservation. */
+void limiter_spend(struct limiter *limiter, struct reservation *reservation, int64_t tokens_so_far, mono_us now);
+/* The end: seats come back, tokens are settled to @tokens_used, or what was spent if that is more (what is not used
+ * comes back, excess is debt, always charged); the request itself stays counted. Closes the reservation. No-op on a
+ * closed one. */
 void limiter_settle(struct limiter *limiter, struct reservation *reservation, int64_t tokens_used, mono_us now);
-/* It never reached an engine: everything comes back. Closes the reservation. No-op on a closed one. */
+/* It never reached an engine (nothing of it was spent): everything comes back. Closes the reservation. No-op on a
+ * closed one. */
 void limiter_cancel(struct limiter *limiter, struct reservation *reservation, mono_us now);
 
 /* One bucket, for people: `tollgate limits explain`, GET /admin/v1/limits. Valid during the call. */
@@ -119,7 +130,7 @@ struct limit_status {
     int64_t limit;      /* per minute, or seats */
     int64_t capacity;   /* whole units */
     double balance;     /* units; negative = debt */
-    double held;        /* units in open reservations */
+    double held;        /* units that open reservations may give back */
     int64_t full_in_ms;
     enum on_exceed on_exceed;
 };

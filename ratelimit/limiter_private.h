@@ -7,8 +7,6 @@
 #include "ratelimit/bucket.h"
 #include "ratelimit/limiter.h"
 
-__extension__ typedef __int128 wide;
-
 enum {
     LEVELS_PER_CHUNK = 256,
     /* How many users' levels are looked at for one that may be forgotten, when there is no room for a new one. */
@@ -22,7 +20,6 @@ struct limit_part {
     uint32_t hold_count; /* open reservations */
     int64_t limit;       /* as configured */
     struct bucket bucket;
-    wide held_milli; /* the sum of what open reservations hold; wide, so that no sum of theirs saturates */
 };
 
 /* Who a level belongs to. @second is "" for scopes with one name. */
@@ -106,7 +103,12 @@ void level_set_limits(struct level *level, const struct limits *limits, mono_us 
 
 /* -- limiter_view.c; @now = the time of the refill -- */
 
-/* Microseconds until @milli are there, also when the clock has stepped back behind the last refill. */
+/* When somebody else's hold ends nobody knows: a guess, and said to be one. */
+#define RETRY_GUESS_US INT64_C(1000000)
+
+/* Microseconds until @milli, no more than the capacity, are there if nothing else happens, also when the clock has
+ * stepped back behind the last refill. Where that takes the end of a hold, RETRY_GUESS_US, or longer when it cannot be
+ * as soon. */
 int64_t part_wait_us(const struct limit_part *part, int64_t milli, mono_us now);
 /* Keep in @view the one that is nearer to its end. */
 void view_nearer(struct limit_view *view, const struct level *level, enum limit_kind kind, mono_us now);

@@ -10,13 +10,28 @@ const char *const LIMIT_SCOPE_NAMES[LIMIT_SCOPE_COUNT] = {[SCOPE_KEY] = "key",
                                                           [SCOPE_MODEL] = "model",
                                                           [SCOPE_TENANT_MODEL] = "tenant and model"};
 
+/* Nothing flows in before the clock is where it was at the last refill. */
+static int64_t from_now(const struct bucket *bucket, int64_t wait_us, mono_us now)
+{
+    if (wait_us == 0 || now >= bucket->refilled_at)
+        return wait_us;
+    wide whole_us = (wide) wait_us + bucket->refilled_at - now;
+    return whole_us > INT64_MAX ? INT64_MAX : (int64_t) whole_us;
+}
+
 int64_t part_wait_us(const struct limit_part *part, int64_t milli, mono_us now)
 {
-    int64_t wait_us = bucket_wait_us(&part->bucket, milli);
-    if (wait_us == 0 || now >= part->bucket.refilled_at)
-        return wait_us;
-    wide whole_us = (wide) wait_us + part->bucket.refilled_at - now;
-    return whole_us > INT64_MAX ? INT64_MAX : (int64_t) whole_us;
+    const struct bucket *bucket = &part->bucket;
+    int64_t wait_us = bucket_wait_us(bucket, milli);
+    if (wait_us < INT64_MAX)
+        return from_now(bucket, wait_us, now);
+    int64_t least_us = from_now(bucket, bucket_wait_least_us(bucket, milli), now);
+    return bucket->held_milli == 0 || least_us > RETRY_GUESS_US ? least_us : RETRY_GUESS_US;
+}
+
+static int64_t part_fill_us(const struct limit_part *part, enum limit_kind kind, mono_us now)
+{
+    return kind == LIMIT_SEATS ? 0 : from_now(&part->bucket, bucket_fill_us(&part->bucket), now);
 }
 
 static struct limit_view view_of(const struct level *level, enum limit_kind kind, mono_us now)
@@ -27,7 +42,7 @@ static struct limit_view view_of(const struct level *level, enum limit_kind kind
                                .scope = level->scope,
                                .limit = bucket->capacity_milli / BUCKET_MILLI,
                                .remaining = bucket->balance_milli > 0 ? bucket->balance_milli / BUCKET_MILLI : 0,
-                               .reset_us = kind == LIMIT_SEATS ? 0 : part_wait_us(part, bucket->capacity_milli, now)};
+                               .reset_us = part_fill_us(part, kind, now)};
 }
 
 void view_nearer(struct limit_view *view, const struct level *level, enum limit_kind kind, mono_us now)
@@ -59,7 +74,7 @@ static void tell_level(struct telling *telling, struct level *level)
             continue;
         struct bucket *bucket = &part->bucket;
         bucket_refill(bucket, telling->now);
-        int64_t full_in_us = kind == LIMIT_SEATS ? 0 : part_wait_us(part, bucket->capacity_milli, telling->now);
+        int64_t full_in_us = part_fill_us(part, (enum limit_kind) kind, telling->now);
         struct limit_status status = {.kind = (enum limit_kind) kind,
                                       .scope = level->scope,
                                       .name = level->shown,
@@ -67,7 +82,7 @@ static void tell_level(struct telling *telling, struct level *level)
                                       .limit = part->limit,
                                       .capacity = bucket->capacity_milli / BUCKET_MILLI,
                                       .balance = units(bucket->balance_milli),
-                                      .held = units(part->held_milli),
+                                      .held = units(bucket->held_milli),
                                       .full_in_ms = full_in_us / 1000 + (full_in_us % 1000 > 0),
                                       .on_exceed = level->on_exceed};
         telling->left--;

@@ -162,6 +162,47 @@ static void change_of_seats_counts_those_taken(void **state)
     assert_int_equal(bucket.balance_milli, 20000);
 }
 
+static void what_is_held_leaves_no_room(void **state)
+{
+    (void) state;
+    struct bucket bucket = bucket_of(100, 60);
+    bucket_hold(&bucket, 70000);
+    bucket_refill(&bucket, 10 * MINUTE_US);
+    assert_int_equal(bucket.balance_milli, 30000);
+    assert_int_equal(bucket_wait_us(&bucket, 30000), 0);
+    assert_true(bucket_wait_us(&bucket, 30001) == INT64_MAX);
+    assert_int_equal(bucket_wait_least_us(&bucket, 100000), 0);
+    assert_int_equal(bucket_fill_us(&bucket), 70 * 1000000);
+    bucket_spend(&bucket, 20000);
+    bucket_refill(&bucket, 10 * MINUTE_US + 5000000); /* not for the time before */
+    assert_int_equal(bucket.balance_milli, 35000);
+    assert_int_equal(bucket_wait_us(&bucket, 50000), 15 * 1000000);
+    bucket_release(&bucket, 50000);
+    assert_int_equal(bucket.balance_milli, 85000);
+    bucket_refill(&bucket, 20 * MINUTE_US);
+    assert_int_equal(bucket.balance_milli, 100000);
+    bucket_hold(&bucket, 60000);
+    bucket_take(&bucket, 90000); /* debt */
+    assert_int_equal(bucket_wait_least_us(&bucket, 40000), 30 * 1000000);
+}
+
+static void cut_below_what_is_held_leaves_nothing_and_no_debt(void **state)
+{
+    (void) state;
+    struct bucket bucket = bucket_of(100, 60);
+    bucket_hold(&bucket, 70000);
+    bucket_change(&bucket, 50000, 60000, 0);
+    assert_int_equal(bucket.balance_milli, 0);
+    bucket_refill(&bucket, MINUTE_US);
+    assert_int_equal(bucket.balance_milli, 0);
+    bucket_release(&bucket, 30000); /* 40 are held still */
+    assert_int_equal(bucket.balance_milli, 10000);
+    bucket_spend(&bucket, 40000);
+    assert_int_equal(bucket.balance_milli, 10000);
+    bucket_refill(&bucket, 2 * MINUTE_US);
+    assert_int_equal(bucket.balance_milli, 50000);
+}
+
 static int64_t random_amount(void)
 {
     static const int64_t MAGNITUDES[] = {2, 1000, 60000, 1000000000, LARGEST_MILLI};
@@ -303,6 +344,8 @@ int main(void)
         cmocka_unit_test(more_than_the_capacity_is_never_covered),
         cmocka_unit_test(change_cuts_and_never_fills),
         cmocka_unit_test(change_of_seats_counts_those_taken),
+        cmocka_unit_test(what_is_held_leaves_no_room),
+        cmocka_unit_test(cut_below_what_is_held_leaves_nothing_and_no_debt),
         cmocka_unit_test(wait_is_exact),
         cmocka_unit_test(any_sequence_agrees_with_exact_fractions),
         cmocka_unit_test(no_window_gets_more_than_capacity_and_rate),

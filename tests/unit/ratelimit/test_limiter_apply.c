@@ -49,6 +49,7 @@ static void reload_never_refills(void **state)
     room_apply(&room);
     struct reservation first, second;
     assert_int_equal(room_reserve(&room, 500, &first), LIMIT_ADMITTED);
+    limiter_spend(room.limiter, &first, 300, room.now);
     room_apply(&room);
     assert_true(room_balance(&room, SCOPE_KEY, LIMIT_REQUESTS) == 9);
     assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 100);
@@ -62,11 +63,38 @@ static void reload_never_refills(void **state)
     room.key.limits = (struct limits){.requests_per_minute = 4, .tokens_per_minute = 60, .concurrent_requests = 1};
     room_apply(&room);
     assert_true(room_balance(&room, SCOPE_KEY, LIMIT_REQUESTS) == 4);
-    assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 60);
-    assert_true(room_held(&room, SCOPE_KEY, LIMIT_TOKENS) == 500);
+    assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == 0); /* what is held may come back: more than 60 */
+    assert_true(room_held(&room, SCOPE_KEY, LIMIT_TOKENS) == 200);
     assert_int_equal(room_reserve(&room, 1, &second), LIMIT_REFUSED); /* one seat is left, and it is taken */
     limiter_settle(room.limiter, &first, 700, room.now);
-    assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == -140);
+    assert_true(room_balance(&room, SCOPE_KEY, LIMIT_TOKENS) == -200);
+    room_close(&room);
+}
+
+/* What was held before a cut comes back after it, piece by piece: no more than the new capacity of it. */
+static void cut_capacity_is_not_given_twice(void **state)
+{
+    (void) state;
+    enum { HOLDS = 12 };
+    struct room room;
+    room_open(&room);
+    room.key.limits.tokens_per_minute = 700;
+    room_apply(&room);
+    struct reservation holds[HOLDS], other;
+    for (int hold = 0; hold < HOLDS; hold++)
+        assert_int_equal(room_reserve(&room, 50, &holds[hold]), LIMIT_ADMITTED);
+    room.key.limits.tokens_per_minute = 60;
+    room_apply(&room);
+    room.now += (mono_us) 3600 * SECOND; /* nothing flows in while so much is held */
+    int64_t used = 0;
+    for (int hold = 0; hold < HOLDS; hold++) {
+        limiter_cancel(room.limiter, &holds[hold], room.now);
+        for (int token = 0; token < 100; token++) {
+            used += room_reserve(&room, 1, &other) == LIMIT_ADMITTED;
+            limiter_settle(room.limiter, &other, 1, room.now);
+        }
+    }
+    assert_int_equal(used, 60);
     room_close(&room);
 }
 
@@ -191,6 +219,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(extreme_limits_and_usages_do_not_wrap),
         cmocka_unit_test(reload_never_refills),
+        cmocka_unit_test(cut_capacity_is_not_given_twice),
         cmocka_unit_test(changed_seats_hold_from_the_next_request_on),
         cmocka_unit_test(removed_limits_live_until_they_are_settled),
         cmocka_unit_test(names_that_look_alike_are_different),

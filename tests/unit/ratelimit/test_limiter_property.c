@@ -1,12 +1,11 @@
-/* Any interleaving of reserve, top-up, settle, cancel, reload and clock steps, held against a slow model that shares no
- * line with the limiter. TEST_EVENTS in the environment sets how many events; TEST_SEED, which. */
+/* Any interleaving of reserve, top-up, spend, settle, cancel, reload and clock steps, held against a slow model that
+ * shares no line with the limiter. TEST_EVENTS in the environment sets how many events; TEST_SEED, which. */
 #include "ratelimit/limiter.h"
 
 #include <string.h>
 
+#include "tests/lib/slow_bucket.h"
 #include "tests/lib/unit.h"
-
-__extension__ typedef __int128 wide;
 
 enum {
     TENANTS = 2,
@@ -17,8 +16,6 @@ enum {
     OPEN_MAX = 24,
     ROUND_EVENTS = 2000
 };
-static const wide MINUTE_US = 60000000;
-static const int64_t UNITS_MAX = 1000000000000;
 
 static const char *const TENANT_NAMES[TENANTS] = {"acme", "b"};
 static const char *const MODEL_NAMES[MODELS] = {"gemma", "qwen"};
@@ -28,16 +25,7 @@ static const struct {
     const char *name;
 } KEY_NAMES[KEYS] = {{0, "ci"}, {0, "web"}, {1, "ci"}};
 
-/* -- the model: exact fractions, linear searches -- */
-
-struct slow_bucket {
-    bool present;
-    int64_t limit, capacity, rate; /* units, per minute */
-    wide balance;                  /* in units / 1000 / MINUTE_US */
-    mono_us latest;
-    int holds;
-    wide held_milli;
-};
+/* -- the model: linear searches over slow buckets -- */
 
 struct slow_level {
     enum limit_scope scope;
@@ -50,11 +38,12 @@ struct slow_level {
 struct slow_hold {
     struct slow_level *level;
     int kind;
-    int64_t milli;
+    int64_t milli; /* spent or not */
+    int64_t spent_milli;
 };
 
 struct slow_reservation {
-    bool open;
+    bool open, spent;
     int64_t tokens;
     int count;
     struct slow_hold holds[LIMITER_BUCKETS_PER_REQUEST];
@@ -75,72 +64,6 @@ struct world {
     mono_us now;
     unsigned long verdicts[LIMIT_TOO_LARGE + 1], cut;
 };
-
-static int64_t at_most(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static wide scaled(wide milli)
-{
-    return milli * MINUTE_US;
-}
-
-static int64_t floored_milli(const struct slow_bucket *bucket)
-{
-    wide milli = bucket->balance / MINUTE_US;
-    if (bucket->balance < 0 && milli * MINUTE_US != bucket->balance)
-        milli--;
-    return (int64_t) milli;
-}
-
-static void slow_cut(struct slow_bucket *bucket)
-{
-    if (bucket->balance > scaled((wide) bucket->capacity * 1000))
-        bucket->balance = scaled((wide) bucket->capacity * 1000);
-}
-
-static void slow_refill(struct slow_bucket *bucket, mono_us now)
-{
-    if (now <= bucket->latest)
-        return;
-    bucket->balance += ((wide) now - bucket->latest) * bucket->rate * 1000;
-    bucket->latest = now;
-    slow_cut(bucket);
-}
-
-static void slow_set(struct slow_bucket *bucket, int64_t limit, int64_t burst, bool strict, mono_us now)
-{
-    int64_t capacity = at_most(burst > 0 ? burst : limit, UNITS_MAX), rate = at_most(limit, UNITS_MAX);
-    if (strict && burst == 0)
-        capacity = rate / 10 > 0 ? rate / 10 : 1;
-    if (strict) {
-        capacity = at_most(capacity, rate);
-        rate = rate - capacity > 0 ? rate - capacity : 1;
-    }
-    bool lives = bucket->present || bucket->holds > 0;
-    bucket->present = limit > 0;
-    if (!bucket->present)
-        return;
-    if (lives)
-        slow_refill(bucket, now);
-    else
-        *bucket = (struct slow_bucket){.present = true, .balance = scaled((wide) capacity * 1000), .latest = now};
-    bucket->limit = limit;
-    bucket->capacity = capacity;
-    bucket->rate = rate;
-    slow_cut(bucket);
-}
-
-static void slow_set_seats(struct slow_bucket *bucket, int64_t limit, mono_us now)
-{
-    wide taken = scaled((wide) bucket->capacity * 1000) - bucket->balance;
-    bool lives = bucket->present || bucket->holds > 0;
-    slow_set(bucket, limit, 0, false, now);
-    bucket->rate = 0;
-    if (bucket->present && lives)
-        bucket->balance = scaled((wide) bucket->capacity * 1000) - taken;
-}
 
 static void slow_forget_if_idle(struct slow_level *level)
 {
@@ -300,8 +223,10 @@ static void compare_row(void *owner, const struct limit_status *status)
     assert_true(status->limit == bucket->limit && status->capacity == bucket->capacity);
     assert_int_equal(status->on_exceed, level->on_exceed);
     assert_true(status->held == (double) bucket->held_milli / 1000);
-    assert_true(status->balance == (double) floored_milli(bucket) / 1000);
+    assert_true(status->balance == (double) slow_floored_milli(bucket) / 1000);
     assert_true(status->full_in_ms >= 0);
+    wide in_all = bucket->balance + slow_scaled(bucket->held_milli);
+    assert_true(in_all <= slow_scaled((wide) bucket->capacity * 1000) || bucket->balance <= 0);
 }
 
 /* Also brings every bucket of both to @now, so that a later step back of the clock means the same to both. */
@@ -338,7 +263,7 @@ static int64_t random_tokens(void)
 
 static int64_t charged_milli(int64_t tokens)
 {
-    return tokens < 0 ? 0 : at_most(tokens, UNITS_MAX) * 1000;
+    return tokens < 0 ? 0 : smaller_of(tokens, SLOW_UNITS_MAX) * 1000;
 }
 
 struct slow_question {
@@ -349,13 +274,28 @@ struct slow_question {
     struct slow_reservation taking;
 };
 
+static wide slow_wait_us(const struct slow_question *question, const struct slow_bucket *bucket, int kind,
+                         int64_t milli)
+{
+    if (kind == LIMIT_SEATS)
+        return 1000000;
+    bool guessed = slow_scaled(milli) > slow_top(bucket);
+    wide missing = slow_scaled(milli) - bucket->balance - (guessed ? slow_scaled(bucket->held_milli) : 0);
+    wide wait_us = 0;
+    if (missing > 0)
+        wait_us = (missing + (wide) bucket->rate * 1000 - 1) / ((wide) bucket->rate * 1000);
+    if (missing > 0 && bucket->latest > question->now)
+        wait_us += (wide) bucket->latest - question->now;
+    return guessed && wait_us < 1000000 ? 1000000 : wait_us;
+}
+
 static void slow_ask(struct slow_question *question, struct slow_level *level, int kind)
 {
     struct slow_bucket *bucket = &level->buckets[kind];
     int64_t asked = 1, least = 1;
     if (kind == LIMIT_TOKENS) {
         asked = question->demand->tokens > 0 ? question->demand->tokens : 0;
-        least = question->demand->tokens_least > 0 ? at_most(question->demand->tokens_least, asked) : asked;
+        least = question->demand->tokens_least > 0 ? smaller_of(question->demand->tokens_least, asked) : asked;
         if (level->on_exceed == ON_EXCEED_HARD) {
             asked = asked > question->demand->tokens_cap ? asked : question->demand->tokens_cap;
             least = asked;
@@ -363,26 +303,22 @@ static void slow_ask(struct slow_question *question, struct slow_level *level, i
     }
     if (least > bucket->capacity)
         question->verdict = LIMIT_TOO_LARGE;
-    int64_t milli = at_most(asked, bucket->capacity) * 1000;
-    wide missing = scaled(milli) - bucket->balance;
+    int64_t milli = smaller_of(asked, bucket->capacity) * 1000;
+    wide missing = slow_scaled(milli) - bucket->balance;
     if (missing > 0 && question->verdict == LIMIT_ADMITTED)
         question->verdict = LIMIT_REFUSED;
     if (missing > 0) {
-        wide wait_us = bucket->latest > question->now ? (wide) bucket->latest - question->now : 0;
-        if (kind != LIMIT_SEATS)
-            wait_us += (missing + (wide) bucket->rate * 1000 - 1) / ((wide) bucket->rate * 1000);
-        else
-            wait_us = 1000000;
+        wide wait_us = slow_wait_us(question, bucket, kind, milli);
         if (wait_us > question->wait_us)
             question->wait_us = wait_us > INT64_MAX ? INT64_MAX : (int64_t) wait_us;
     }
-    question->taking.holds[question->taking.count++] = (struct slow_hold){level, kind, milli};
+    question->taking.holds[question->taking.count++] = (struct slow_hold){level, kind, milli, 0};
 }
 
 static void slow_take(struct slow_hold *hold, int64_t milli)
 {
     struct slow_bucket *bucket = &hold->level->buckets[hold->kind];
-    bucket->balance -= scaled(milli);
+    bucket->balance -= slow_scaled(milli);
     bucket->held_milli += milli;
     hold->milli += milli;
 }
@@ -418,7 +354,7 @@ static enum limit_verdict slow_reserve(struct world *world, const struct limit_s
         taken->level->buckets[taken->kind].holds++;
         taken->level->exists = true;
         if (taken->kind == LIMIT_TOKENS)
-            question.taking.tokens = at_most(question.taking.tokens, milli / 1000);
+            question.taking.tokens = smaller_of(question.taking.tokens, milli / 1000);
     }
     if (reservation->open)
         *reservation = question.taking;
@@ -461,7 +397,7 @@ static int64_t slow_missing(const struct slow_hold *hold, int64_t total, int64_t
 {
     if (hold->kind != LIMIT_TOKENS || charged_milli(total) <= hold->milli)
         return 0;
-    return at_most(charged_milli(total) - hold->milli, charged_milli(more));
+    return smaller_of(charged_milli(total) - hold->milli, charged_milli(more));
 }
 
 static void event_top_up(struct world *world, size_t at)
@@ -475,7 +411,7 @@ static void event_top_up(struct world *world, size_t at)
         struct slow_level *level = slow->holds[hold].level;
         struct slow_bucket *bucket = &level->buckets[slow->holds[hold].kind];
         if (slow->holds[hold].kind == LIMIT_TOKENS && bucket->present && level->on_exceed == ON_EXCEED_CUT)
-            expected &= bucket->balance >= scaled(slow_missing(&slow->holds[hold], total, more));
+            expected &= bucket->balance >= slow_scaled(slow_missing(&slow->holds[hold], total, more));
     }
     assert_int_equal(granted, expected);
     world->cut += !granted;
@@ -486,13 +422,37 @@ static void event_top_up(struct world *world, size_t at)
         slow_refill(&held->level->buckets[held->kind], world->now);
         slow_take(held, slow_missing(held, total, more));
     }
-    slow->tokens = at_most(total, UNITS_MAX);
+    slow->tokens = smaller_of(total, SLOW_UNITS_MAX);
     assert_true(world->open[at].tokens == slow->tokens);
 }
 
-static void event_end(struct world *world, size_t at, bool cancel)
+static void slow_spend(struct slow_hold *hold, int64_t milli)
+{
+    int64_t more = smaller_of(milli, hold->milli) - hold->spent_milli;
+    if (more <= 0)
+        return;
+    hold->spent_milli += more;
+    hold->level->buckets[hold->kind].held_milli -= more;
+}
+
+static void event_spend(struct world *world, size_t at)
 {
     struct slow_reservation *slow = &world->slow[at];
+    int64_t tokens = random_tokens();
+    limiter_spend(world->limiter, &world->open[at], tokens, world->now);
+    slow->spent = true;
+    for (int hold = 0; hold < slow->count; hold++) {
+        struct slow_hold *held = &slow->holds[hold];
+        slow_refill(&held->level->buckets[held->kind], world->now);
+        if (held->kind != LIMIT_SEATS)
+            slow_spend(held, held->kind == LIMIT_REQUESTS ? 1000 : charged_milli(tokens));
+    }
+}
+
+static void event_end(struct world *world, size_t at, bool wants_cancel)
+{
+    struct slow_reservation *slow = &world->slow[at];
+    bool cancel = wants_cancel && !slow->spent;
     int64_t used = random_tokens();
     struct reservation moved = world->open[at];
     world->open[at].open = false;
@@ -508,9 +468,12 @@ static void event_end(struct world *world, size_t at, bool cancel)
         struct slow_bucket *bucket = &held->level->buckets[held->kind];
         slow_refill(bucket, world->now);
         int64_t keeps = held->kind == LIMIT_REQUESTS ? 1000 : held->kind == LIMIT_TOKENS ? charged_milli(used) : 0;
-        bucket->balance += scaled(held->milli) - scaled(cancel ? 0 : keeps);
-        slow_cut(bucket);
-        bucket->held_milli -= held->milli;
+        if (!cancel)
+            slow_spend(held, keeps);
+        if (!cancel && keeps > held->milli)
+            bucket->balance -= slow_scaled(keeps - held->milli);
+        bucket->held_milli -= held->milli - held->spent_milli;
+        slow_add(bucket, slow_scaled(held->milli - held->spent_milli));
         bucket->holds--;
     }
     slow->open = false;
@@ -544,6 +507,8 @@ static void event(struct world *world, bool extreme)
         event_reserve(world);
     else if (what < 60 && open)
         event_top_up(world, at);
+    else if (what < 66 && open)
+        event_spend(world, at);
     else if (what < 80 && open)
         event_end(world, at, unit_random_below(3) == 0);
     else if (what < 99)

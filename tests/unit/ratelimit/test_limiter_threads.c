@@ -71,6 +71,15 @@ static void exactly_as_many_as_there_is_room_for(void **state)
     }
 }
 
+static bool is_spent(const struct reservation *reservation)
+{
+    for (size_t at = 0; at < reservation->_count; at++) {
+        if (reservation->_holds[at].spent_milli > 0)
+            return true;
+    }
+    return false;
+}
+
 /* Random requests of its own, some of them held, until all are ended. */
 static void *live(void *argument)
 {
@@ -90,7 +99,9 @@ static void *live(void *argument)
             ask(crew, &subject, reservation);
         else if ((random >> 8 & 3) == 0)
             limiter_top_up(limiter, reservation, 5, crew->room->now);
-        else if ((random >> 8 & 3) == 1)
+        else if ((random >> 8 & 7) == 1)
+            limiter_spend(limiter, reservation, random >> 29, crew->room->now);
+        else if ((random >> 8 & 7) == 5 && !is_spent(reservation))
             limiter_cancel(limiter, reservation, crew->room->now);
         else
             limiter_settle(limiter, reservation, random >> 28, crew->room->now);
