@@ -58,8 +58,8 @@ static bool segment_path(const struct journal *journal, uint32_t number, const c
     return !path.overflowed;
 }
 
-/* Allocated whole, so that a disk that fills up cannot refuse what was promised room. Named .next until it is written:
- * readers go on to a segment when it has its name. */
+/* Allocated whole, so that a disk that fills up cannot refuse what was promised room. Named .next until what is
+ * before it is written (and at level GROUP on the disk): readers go on to a segment when it has its name. */
 static int allocate_segment(const struct journal *journal, uint32_t number)
 {
     char path[PATH_MAX];
@@ -149,10 +149,10 @@ static bool switch_segment(struct journal *journal)
     if (!write_pending(journal) || (journal->sync != NULL && journal_sync_is_full(journal->sync)))
         return false;
     allocate_next(journal);
-    if (journal->next_fd < 0 || !name_segment(journal, journal->segment + 1))
+    if (journal->next_fd < 0 || (journal->sync == NULL && !name_segment(journal, journal->segment + 1)))
         return false;
     if (journal->sync != NULL)
-        journal_sync_switch(journal->sync, journal->offset, journal->next_fd);
+        journal_sync_switch(journal->sync, journal->offset, journal->next_fd, journal->segment + 1);
     else
         close(journal->fd);
     journal->fd = journal->next_fd;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -13,10 +14,12 @@
 
 #include "base/panic.h"
 
-enum { SEGMENTS_MAX = 8, RETRY_MS = 200, COPY_BYTES = 8192 };
+enum { SEGMENTS_MAX = 8, RETRY_MS = 200, COPY_BYTES = 8192, NAME_BYTES = 24 };
 
 struct segment {
     int fd;
+    uint32_t number;
+    bool is_named; /* .seg; until what is before it is on the disk, .next */
     int64_t written_bytes, synced_bytes;
 };
 
@@ -69,16 +72,26 @@ static bool write_again(const struct segment *segment)
     return true;
 }
 
+static bool name_segment(struct journal_sync_thread *sync, struct segment *segment)
+{
+    char from[NAME_BYTES], to[NAME_BYTES];
+    snprintf(from, sizeof from, "%08u.next", segment->number);
+    snprintf(to, sizeof to, "%08u.seg", segment->number);
+    segment->is_named = segment->is_named || renameat(sync->directory_fd, from, sync->directory_fd, to) == 0;
+    return segment->is_named;
+}
+
 /* In their order: what comes later does not count without what came before. */
 static bool sync_all(struct journal_sync_thread *sync, struct segment segments[], int count, bool is_retry)
 {
-    bool ok = count == 1 || fsync(sync->directory_fd) == 0; /* the new segment's name */
-    for (int i = 0; ok && i < count; i++) {
-        ok = (!is_retry || write_again(&segments[i])) && fdatasync(segments[i].fd) == 0;
-        if (ok)
-            segments[i].synced_bytes = segments[i].written_bytes;
+    for (int i = 0; i < count; i++) {
+        bool ok = (i == 0 || name_segment(sync, &segments[i])) && (!is_retry || write_again(&segments[i])) &&
+                  fdatasync(segments[i].fd) == 0;
+        if (!ok)
+            return false;
+        segments[i].synced_bytes = segments[i].written_bytes;
     }
-    return ok;
+    return count == 1 || fsync(sync->directory_fd) == 0; /* the names */
 }
 
 /* All but the last of the @count segments that have been synced are done with. */
@@ -104,8 +117,10 @@ static void sync_once(struct journal_sync_thread *sync)
     pthread_mutex_unlock(&sync->lock);
     bool ok = sync_all(sync, segments, count, is_retry);
     pthread_mutex_lock(&sync->lock);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         sync->segments[i].synced_bytes = segments[i].synced_bytes;
+        sync->segments[i].is_named = segments[i].is_named;
+    }
     if (ok) {
         close_synced(sync, count);
         sync->durable = asked;
@@ -188,7 +203,7 @@ struct journal_sync_thread *journal_sync_create(struct loop *loop, const char *d
     if (sync == NULL)
         return NULL;
     *sync = (struct journal_sync_thread){
-        .loop = loop, .synced = synced, .owner = owner, .segments = {{.fd = fd}}, .segment_count = 1};
+        .loop = loop, .synced = synced, .owner = owner, .segments = {{.fd = fd, .is_named = true}}, .segment_count = 1};
     sync->told = (struct loop_watch){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = on_told, .owner = sync};
     sync->directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     pthread_mutex_init(&sync->lock, NULL);
@@ -223,12 +238,12 @@ bool journal_sync_is_full(struct journal_sync_thread *sync)
     return is_full;
 }
 
-void journal_sync_switch(struct journal_sync_thread *sync, int64_t written_bytes, int next_fd)
+void journal_sync_switch(struct journal_sync_thread *sync, int64_t written_bytes, int next_fd, uint32_t next_number)
 {
     pthread_mutex_lock(&sync->lock);
     ENSURE(sync->segment_count < SEGMENTS_MAX);
     sync->segments[sync->segment_count - 1].written_bytes = written_bytes;
-    sync->segments[sync->segment_count++] = (struct segment){.fd = next_fd};
+    sync->segments[sync->segment_count++] = (struct segment){.fd = next_fd, .number = next_number};
     pthread_mutex_unlock(&sync->lock);
 }
 

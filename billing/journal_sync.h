@@ -22,9 +22,9 @@ struct journal_sync_thread *journal_sync_create(struct loop *loop, const char *d
 void journal_sync_ask(struct journal_sync_thread *sync, uint64_t sequence, int64_t written_bytes);
 /* Too many earlier segments wait for a slow disk: journal_sync_switch may not be called now. */
 bool journal_sync_is_full(struct journal_sync_thread *sync);
-/* Go on with @next_fd, which has got its name; the segment until now, of @written_bytes, is the thread's: synced and
- * closed before anything later counts as durable. */
-void journal_sync_switch(struct journal_sync_thread *sync, int64_t written_bytes, int next_fd);
+/* Go on with @next_fd, the segment @next_number. The segment until now, of @written_bytes, is the thread's: once it is
+ * synced and closed, the next is renamed from .next to .seg. So after a power cut only the last .seg can be torn. */
+void journal_sync_switch(struct journal_sync_thread *sync, int64_t written_bytes, int next_fd, uint32_t next_number);
 /* A last sync; joins. No call comes any more. NULLs; no-op on NULL. */
 void journal_sync_destroy(struct journal_sync_thread **sync);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,6 +39,15 @@ struct recovering {
     int fd; /* the last segment */
     struct recovery found;
 };
+
+static bool segment_path(const struct recovering *state, uint32_t number, const char *suffix, char to[PATH_MAX])
+{
+    struct builder path;
+    builder_init(&path, to, PATH_MAX);
+    builder_format(&path, "%s/%08u%s", state->directory, number, suffix);
+    (void) builder_string(&path);
+    return !path.overflowed;
+}
 
 /* ---- reading ---- */
 
@@ -131,6 +141,24 @@ static void note(struct recovering *state, const struct record *record)
     UNREACHABLE("a record type that nothing writes");
 }
 
+/* A killed writer of level GROUP may have gone on in a segment that had not got its name yet. */
+static bool adopt_next(const struct recovering *state, struct journal_position end)
+{
+    char from[PATH_MAX], to[PATH_MAX], bytes[RECORD_BYTES_MAX];
+    struct record record;
+    size_t record_length = 0;
+    if (state->finished || !segment_path(state, end.segment + 1, ".next", from) ||
+        !segment_path(state, end.segment + 1, ".seg", to))
+        return false;
+    int fd = open(from, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd >= 0 ? pread(fd, bytes, sizeof bytes, 0) : -1;
+    if (fd >= 0)
+        close(fd);
+    return length > 0 &&
+           record_decode((struct text){bytes, (size_t) length}, &record, &record_length) == RECORD_DECODED &&
+           record.sequence == end.sequence + 1 && rename(from, to) == 0;
+}
+
 static bool read_all(struct recovering *state)
 {
     struct journal_reader *reader = journal_reader_create(state->directory, NULL);
@@ -138,8 +166,10 @@ static bool read_all(struct recovering *state)
     enum journal_read result;
     if (reader == NULL)
         return false;
-    while ((result = journal_read_next(reader, &record)) == JOURNAL_RECORD)
-        note(state, &record);
+    do {
+        while ((result = journal_read_next(reader, &record)) == JOURNAL_RECORD)
+            note(state, &record);
+    } while (result == JOURNAL_NO_MORE_YET && adopt_next(state, journal_reader_position(reader)));
     state->end = journal_reader_position(reader);
     journal_reader_destroy(&reader);
     /* Its epochs went with segments that are gone. Each SEAL has a sequence number, so this epoch is a new one. */
@@ -157,11 +187,9 @@ static bool read_all(struct recovering *state)
 static bool open_last(struct recovering *state)
 {
     char path[PATH_MAX];
-    struct builder builder;
-    builder_init(&builder, path, sizeof path);
-    builder_format(&builder, "%s/%08u.seg", state->directory, state->end.segment);
-    state->fd = open(builder_string(&builder), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    return !builder.overflowed && state->fd >= 0;
+    if (segment_path(state, state->end.segment, ".seg", path))
+        state->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return state->fd >= 0;
 }
 
 static bool write_whole(int fd, const char *bytes, size_t length, off_t at)
@@ -172,15 +200,13 @@ static bool write_whole(int fd, const char *bytes, size_t length, off_t at)
     return written == (ssize_t) length;
 }
 
-/* The segment that was allocated but not begun. */
+/* Segments that were allocated but not begun, or begun after what a power cut took. */
 static void remove_next(const struct recovering *state)
 {
     char path[PATH_MAX];
-    struct builder builder;
-    builder_init(&builder, path, sizeof path);
-    builder_format(&builder, "%s/%08u.next", state->directory, state->end.segment + 1);
-    if (!builder.overflowed)
-        (void) unlink(builder_string(&builder));
+    uint32_t number = state->end.segment;
+    while (segment_path(state, ++number, ".next", path) && unlink(path) == 0) {
+    }
 }
 
 static void note_torn(struct recovering *state, const char *bytes, size_t length, off_t at)

@@ -140,14 +140,14 @@ static void test_epochs_are_cut(void **state)
         wall_ms when;
         unsigned seals; /* after it */
     } steps[] = {
-        {ROOM_HOUR_MS - ROOM_EPOCH_MS - 2, 0},
-        {ROOM_HOUR_MS - 3, 0},
-        {ROOM_HOUR_MS - 2, 1}, /* by its length */
-        {ROOM_HOUR_MS - 1, 1},
+        {ROOM_HOUR_MS - ROOM_EPOCH_MS - 20000, 0},
+        {ROOM_HOUR_MS - 30000, 0},
+        {ROOM_HOUR_MS - 20000, 1}, /* by its length */
+        {ROOM_HOUR_MS - 10000, 1},
         {ROOM_HOUR_MS, 2}, /* by the hour */
-        {ROOM_HOUR_MS + 5, 2},
-        {ROOM_HOUR_MS + 1, 2}, /* back, but not before it began */
-        {ROOM_HOUR_MS - 1, 3}, /* the clock stepped back into the hour before */
+        {ROOM_HOUR_MS + 50000, 2},
+        {ROOM_HOUR_MS + 10000, 2}, /* back, but not before it began */
+        {ROOM_HOUR_MS - 10000, 3}, /* the clock stepped back into the hour before */
         {ROOM_HOUR_MS, 4},
     };
     (void) state;

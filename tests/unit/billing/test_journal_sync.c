@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* The disk: how long it takes, whether it refuses, and what it has been told to keep. */
 static _Atomic int sync_ms, sync_error, sync_calls, rewritten_calls;
+static _Atomic bool sync_held;     /* until this is false again */
 static _Atomic int64_t kept_bytes; /* of the only segment of the test that looks */
 
 /* Up to the last byte that is not zero. */
@@ -25,6 +27,8 @@ static int fake_fdatasync(int fd)
     int64_t written = content_bytes(fd);
     sync_calls++;
     usleep((useconds_t) sync_ms * 1000);
+    while (sync_held)
+        usleep(1000);
     errno = sync_error;
     if (sync_error != 0)
         return -1;
@@ -214,6 +218,35 @@ static void test_segments_outrun_the_disk(void **state)
     assert_int_equal(room_read(room.writer).closes, 600);
 }
 
+static bool has_file(const char *name)
+{
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/%s", room.writer, name);
+    return access(path, F_OK) == 0;
+}
+
+/* Else a power cut could leave a torn segment with others after it, which nobody could tell from damage. */
+static void test_named_when_the_one_before_is_kept(void **state)
+{
+    struct room_wait wait;
+    (void) state;
+    room.options.segment_bytes = 8192;
+    room_begin(&room);
+    sync_held = true;
+    for (unsigned i = 0; !has_file("00000003.next"); i++) {
+        assert_true(room_open(&room, i, ROOM_HOUR, NULL));
+        room_close(&room, i, ROOM_HOUR, &wait);
+        room_turn(&room);
+        if (!has_file("00000003.next"))
+            journal_forget(room.journal, &wait.wait);
+    }
+    assert_true(has_file("00000002.next") && !has_file("00000002.seg"));
+    assert_int_equal(wait.calls, 0);
+    sync_held = false;
+    turn_until_told(&wait);
+    assert_true(has_file("00000002.seg") && !has_file("00000002.next"));
+}
+
 /* While a sync is under way; the loop then ends without a word of it. */
 static void test_destroyed_while_it_syncs(void **state)
 {
@@ -252,8 +285,13 @@ static void test_last_words_are_synced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_told_when_the_disk_has_it), TEST(test_syncs_are_shared),         TEST(test_a_refusing_disk),
-        TEST(test_segments_outrun_the_disk),  TEST(test_destroyed_while_it_syncs), TEST(test_last_words_are_synced),
+        TEST(test_told_when_the_disk_has_it),
+        TEST(test_syncs_are_shared),
+        TEST(test_a_refusing_disk),
+        TEST(test_segments_outrun_the_disk),
+        TEST(test_named_when_the_one_before_is_kept),
+        TEST(test_destroyed_while_it_syncs),
+        TEST(test_last_words_are_synced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
