@@ -311,6 +311,7 @@ static void on_head(void *owner, const struct exchange_head *head)
     request->engine_status = head->status;
     request->engine_retry_after_ms = head->retry_after_ms;
     request->engine_content_length = head->content_length;
+    request_reached(request);
     enum relay_kind kind = head->status != 200 ? RELAY_ERROR : head->is_event_stream ? RELAY_EVENTS : RELAY_WHOLE;
     relay_begin(&request->relay, kind, &rules);
     if (kind == RELAY_EVENTS)
@@ -364,7 +365,8 @@ static void on_end(void *owner, enum exchange_end end, const char *detail)
     request->exchange_end = end;
     if (end == EXCHANGE_CONNECT_FAILED)
         request->reached_engine = request->reached_earlier;
-    request->reached_earlier = request->reached_engine;
+    else if (request->engine_status == 0)
+        request_reached(request);
     if (request->engine_status > 0) {
         end_answer(request, end);
         return;

@@ -142,7 +142,8 @@ struct request {
     bool relay_over;
     struct usage usage;
     bool reached_engine;  /* some engine may have read it: from here on it counts */
-    bool reached_earlier; /* an attempt before the present one did */
+    bool reached_earlier; /* an attempt before the present one did, or this one has an answer */
+    int64_t spent_chunks; /* content chunks of the stream when the limits were last told */
     struct loop_timer ping;
     mono_ms written_at; /* the last bytes for the client */
 
@@ -201,7 +202,10 @@ REQUEST_STEPS(X)
  * before the answer's last bytes leave, so that who has read them finds seats and tokens where they belong. Repeating
  * it does nothing. */
 void request_settle(struct request *request);
-/* The stream has come this far: hold enough for what follows. False: a limit says that it ends here. */
+/* An engine has read it, for certain: it is counted, and its reservation cannot be cancelled any more. */
+void request_reached(struct request *request);
+/* The stream has come this far: that much is spent; hold enough for what follows. False: a limit says that it ends
+ * here. */
 bool request_top_up(struct request *request);
 /* Give back what the steps hold: place in the queue, exchange, lease. */
 void request_release(struct request *request, enum lease_outcome outcome);

@@ -8,7 +8,9 @@
 enum {
     TOP_UP_TOKENS = 128, /* as the gateway has them (gateway/steps_limits.c) */
     TOP_UP_BELOW_TOKENS = 32,
-    TOP_UP_DIVISOR = 4
+    TOP_UP_DIVISOR = 4,
+    SPEND_EVERY_TOKENS = 64,
+    CERTAIN_INPUT_DIVISOR = 2
 };
 
 /* An admitted request. */
@@ -96,12 +98,17 @@ static int64_t top_up_wanted(const struct simulation *simulation, const struct r
     return smaller(most, TOP_UP_TOKENS);
 }
 
-/* When it has generated all, or so much before that the hold runs low. */
+static int64_t tokens_left(const struct running *running, int64_t generated)
+{
+    return running->held_tokens - running->input_tokens - generated;
+}
+
+/* When it has generated all, or so much before that the limits are to be told, or that the hold runs low. */
 static void sleep_again(struct simulation *simulation, struct running *running, int64_t generated)
 {
-    int64_t until = running->output_tokens;
+    int64_t until = smaller(running->output_tokens, generated + SPEND_EVERY_TOKENS);
     if (top_up_wanted(simulation, running) > 0) {
-        int64_t low = running->held_tokens - running->input_tokens - TOP_UP_BELOW_TOKENS + 1;
+        int64_t low = tokens_left(running, 0) - TOP_UP_BELOW_TOKENS + 1;
         until = smaller(until, larger(low, generated));
     }
     running->wakes = running->started + until * simulation->load->token_us;
@@ -139,6 +146,12 @@ static bool top_up(struct simulation *simulation, struct running *running)
     return false;
 }
 
+static void spend(struct simulation *simulation, struct running *running, int64_t generated)
+{
+    limiter_spend(simulation->limiter, &running->reservation, running->input_tokens / CERTAIN_INPUT_DIVISOR + generated,
+                  running->wakes);
+}
+
 /* The request that wakes next has generated so much: more tokens, or the end. */
 static void wake_next(struct simulation *simulation)
 {
@@ -149,9 +162,11 @@ static void wake_next(struct simulation *simulation)
         settle(simulation, running, running->output_tokens);
         return;
     }
-    if (top_up(simulation, running)) {
+    spend(simulation, running, generated);
+    bool runs_low = top_up_wanted(simulation, running) > 0 && tokens_left(running, generated) < TOP_UP_BELOW_TOKENS;
+    if (!runs_low || top_up(simulation, running)) {
         sleep_again(simulation, running, generated);
-    } else if (running->held_tokens > running->input_tokens + generated) {
+    } else if (tokens_left(running, generated) > 0) {
         sleep_again(simulation, running, generated + 1); /* what is held may be used up */
     } else {
         simulation->result.cut++;
@@ -199,6 +214,7 @@ static bool arrive(struct simulation *simulation, const struct trace_row *row)
     running->output_tokens = output;
     running->reserved_tokens = simulation->hard ? demand.tokens_cap : demand.tokens;
     running->held_tokens = running->reservation.tokens;
+    limiter_spend(simulation->limiter, &running->reservation, 0, row->arrival_us);
     sleep_again(simulation, running, 0);
     result->running_most = larger(result->running_most, (int64_t) simulation->count);
     return true;
@@ -249,7 +265,7 @@ bool simulate(const struct policy *policy, const struct simulation_load *load, s
     }
     while (simulation.count > 0) {
         struct running *running = heap_take(&simulation);
-        limiter_cancel(simulation.limiter, &running->reservation, running->wakes);
+        limiter_settle(simulation.limiter, &running->reservation, 0, running->wakes);
         free(running);
     }
     free(simulation.heap);

@@ -9,7 +9,9 @@ enum {
     CAP_WITHOUT_LIMITS_TOKENS = 4096,
     TOP_UP_TOKENS = 128, /* research/ratelimit.md 3.2: steps of this size keep holds small and top-ups rare */
     TOP_UP_BELOW_TOKENS = 32,
-    TOP_UP_DIVISOR = 4
+    TOP_UP_DIVISOR = 4,
+    SPEND_EVERY_CHUNKS = 64,
+    CERTAIN_INPUT_DIVISOR = 2 /* of an estimate, which is made on the expensive side */
 };
 
 /* ---- estimate ---- */
@@ -100,6 +102,31 @@ enum step_result step_reserve(struct request *request)
 
 /* ---- while it streams, and at its end ---- */
 
+void request_reached(struct request *request)
+{
+    request->reached_earlier = true;
+    limiter_spend(request->worker->limiter, &request->reservation, 0, clock_mono_us());
+}
+
+/* What the settlement will not give back, whatever the engine counts in the end. */
+static int64_t tokens_certain(const struct request *request)
+{
+    const struct engine_usage *told = &request->relay.usage;
+    bool input_told = told->seen && told->input_tokens > 0, output_told = told->seen && told->output_tokens > 0;
+    return (input_told ? told->input_tokens : request->estimate.input_tokens / CERTAIN_INPUT_DIVISOR) +
+           (output_told ? told->output_tokens : request->relay.content_chunks);
+}
+
+/* So that a long stream does not keep its buckets from refilling. */
+static void spend_so_far(struct request *request)
+{
+    int64_t chunks = request->relay.content_chunks;
+    if (chunks - request->spent_chunks < SPEND_EVERY_CHUNKS)
+        return;
+    request->spent_chunks = chunks;
+    limiter_spend(request->worker->limiter, &request->reservation, tokens_certain(request), clock_mono_us());
+}
+
 /* As much as there is room for, in fewer and fewer tokens: a small bucket may never hold a whole step. */
 static bool top_up_by(struct request *request, int64_t most)
 {
@@ -122,6 +149,7 @@ static int64_t tokens_so_far(const struct request *request)
 bool request_top_up(struct request *request)
 {
     int64_t used = tokens_so_far(request);
+    spend_so_far(request);
     if (!request->reservation.open || request->reservation.tokens - used >= TOP_UP_BELOW_TOKENS)
         return true;
     if (relay_is_complete(&request->relay))

@@ -345,6 +345,24 @@ def test_what_reached_no_engine_costs_nothing(limited, engine):
     assert state(own) == before
 
 
+def test_who_was_refused_by_one_engine_and_missed_the_other_is_counted(make_gateway, make_engine):
+    first, second = make_engine("first", model="m"), make_engine("second", model="m")
+    # Which engine is asked first is chance: one pair is asked in the wanted order for sure, or nearly.
+    names = [f"pair{i}" for i in range(12)]
+    model = {"engine_model": "m", "engines": [first.yaml(), second.yaml()]}
+    key = Key("tg_test_key_of_pairs", limits={**SLOWLY, "burst": {"requests": 50}})
+    own = make_gateway({"models": dict.fromkeys(names, model), "tenants": {"acme": {"keys": {"ci": key.yaml()}}}}, key=key)
+    wait_until(lambda: own.metric_sum("tollgate_engine_up") == 2 * len(names), "all engines to be up")
+    first.fault("status=503")
+    second.stop()
+    answers = [own.complete(name, max_tokens=1) for name in names]
+    assert {answer.status_code for answer in answers} <= {502, 503}
+    lines = [own.request_line(answer.headers["x-request-id"]) for answer in answers]
+    assert any(line["attempts"] == 2 and line["engine"].endswith("/2") for line in lines), lines
+    row = buckets(own, tenant="acme", key="ci", model=names[0])["key", "requests"]
+    assert (round(row["balance"]), row["held"]) == (50 - len(names), 0)
+
+
 def test_who_leaves_the_queue_costs_nothing(limited, engine):
     model = {"engines": [engine.yaml(max_in_flight=1)], "limits": MANY}
     own = limited(MANY, model=model, tenant={"limits": MANY})

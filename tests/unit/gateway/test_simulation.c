@@ -166,6 +166,22 @@ static void long_answers_are_topped_up(void **state)
     assert_int_equal(result.cut, 0);
 }
 
+/* One stream of an hour at nine tenths of the rate, and nothing of it is ever cut off: what it has spent flows back. */
+static void long_stream_does_not_starve_itself(void **state)
+{
+    (void) state;
+    static struct house house;
+    house_init(&house);
+    house.key.limits.tokens_per_minute = 6000;
+    house.key.limits.on_exceed = ON_EXCEED_CUT;
+    house.load.cap_tokens = 400000;
+    house.load.token_us = 11111; /* 5400 a minute */
+    add_rows(&house, 1, 1, 100, 324000);
+    struct simulation_result result = run(&house);
+    assert_int_equal(result.cut, 0);
+    assert_int_equal(result.used_tokens, 324100);
+}
+
 static void cut_ends_what_has_no_more_tokens(void **state)
 {
     (void) state;
@@ -221,6 +237,7 @@ static void too_many_at_once_are_an_error(void **state)
     static struct trace_row rows[SIMULATION_RUNNING_MAX + 1];
     static struct house house;
     house_init(&house);
+    house.key.limits = (struct limits){.requests_per_minute = 1000000000, .tokens_per_minute = 1000000000};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         rows[i] = (struct trace_row){(int64_t) i, 1, 1000};
     }
@@ -273,6 +290,7 @@ int main(void)
         cmocka_unit_test(tokens_are_settled_on_what_was_used),
         cmocka_unit_test(what_never_fits_is_too_large),
         cmocka_unit_test(long_answers_are_topped_up),
+        cmocka_unit_test(long_stream_does_not_starve_itself),
         cmocka_unit_test(cut_ends_what_has_no_more_tokens),
         cmocka_unit_test(hard_reserves_the_cap),
         cmocka_unit_test(answers_end_at_the_cap),
