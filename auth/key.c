@@ -5,6 +5,7 @@
 #include <sys/random.h>
 
 #include <openssl/evp.h>
+#include <pthread.h>
 
 #include "base/panic.h"
 
@@ -142,10 +143,25 @@ bool key_is_well_formed(struct text text)
     return text_equal(rest, (struct text){check, sizeof(check)});
 }
 
+/* Fetched once: looking the algorithm up by name costs more than a short digest. */
+static EVP_MD *fetched;
+
+static void fetch(void)
+{
+    fetched = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
+static const EVP_MD *sha256_method(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fetch);
+    return fetched != NULL ? fetched : EVP_sha256();
+}
+
 bool key_digest(struct text bearer, uint8_t ret_sha256[32])
 {
     uint8_t sha256[EVP_MAX_MD_SIZE];
-    if (EVP_Digest(bearer.at, bearer.length, sha256, NULL, EVP_sha256(), NULL) != 1) {
+    if (EVP_Digest(bearer.at, bearer.length, sha256, NULL, sha256_method(), NULL) != 1) {
         return false;
     }
     memcpy(ret_sha256, sha256, 32);

@@ -1,8 +1,9 @@
 /* Reads the two clocks and writes dates without the C library's time zone lock, so that a forked child may log. */
 #include "base/clock.h"
 
-#include <stdio.h>
 #include <time.h>
+
+#include "base/text.h"
 
 enum { MS_PER_SECOND = 1000, US_PER_SECOND = 1000000, NS_PER_US = 1000, NS_PER_MS = 1000000 };
 enum { SECONDS_PER_DAY = 86400, DAYS_PER_ERA = 146097, DAYS_TO_1970 = 719468 };
@@ -65,7 +66,21 @@ const char *clock_text(wall_ms when, char to[CLOCK_TEXT_BYTES])
     unsigned rest_ms = (unsigned) (when - days * day_ms);
     unsigned seconds = rest_ms / MS_PER_SECOND;
     struct date date = date_of(days);
-    snprintf(to, CLOCK_TEXT_BYTES, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", date.year % 10000, date.month % 100,
-             date.day % 100, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, rest_ms % MS_PER_SECOND);
-    return to;
+    const struct {
+        unsigned value, digits;
+        const char *after;
+    } parts[] = {{date.year, 4, "-"},
+                 {date.month, 2, "-"},
+                 {date.day, 2, "T"},
+                 {seconds / 3600, 2, ":"},
+                 {seconds / 60 % 60, 2, ":"},
+                 {seconds % 60, 2, "."},
+                 {rest_ms % MS_PER_SECOND, 3, "Z"}};
+    struct builder builder;
+    builder_init(&builder, to, CLOCK_TEXT_BYTES);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        builder_add_int(&builder, parts[i].value, parts[i].digits);
+        builder_add_string(&builder, parts[i].after);
+    }
+    return builder_string(&builder);
 }

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/log_writer.h"
 
-enum { TAIL_BYTES = 32, MESSAGE_BYTES = 1600, US_PER_SECOND = 1000000 };
+enum { TAIL_BYTES = 32, MESSAGE_BYTES = 1600, US_PER_SECOND = 1000000, MICROSECOND_DIGITS = 6 };
 
 static enum log_format configured_format = LOG_FORMAT_AUTO;
 static enum log_level least_level = LOG_INFO;
@@ -43,11 +43,13 @@ void log_begin(struct log_line *line, enum log_level level, const char *event)
     builder_init(&line->builder, line->memory, LOG_LINE_BYTES - TAIL_BYTES);
     char time[CLOCK_TEXT_BYTES];
     clock_text(clock_wall_ms(), time);
-    if (line->as_json)
-        builder_format(&line->builder, "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\"", time, level_name(level),
-                       event);
-    else
-        builder_format(&line->builder, "%s %s %s", time, level_name(level), event);
+    const char *const json_parts[] = {"{\"time\":\"", time, "\",\"level\":\"", level_name(level), "\",\"event\":\"",
+                                      event,          "\""};
+    const char *const text_parts[] = {time, " ", level_name(level), " ", event};
+    const char *const *parts = line->as_json ? json_parts : text_parts;
+    size_t count = line->as_json ? sizeof json_parts / sizeof json_parts[0] : sizeof text_parts / sizeof text_parts[0];
+    for (size_t i = 0; i < count; i++)
+        builder_add_string(&line->builder, parts[i]);
 }
 
 /* Whether a value in a text line reads the same with and without quotes. */
@@ -66,7 +68,9 @@ static bool try_add(struct log_line *line, const char *key, struct text value, b
     struct builder *builder = &line->builder;
     struct builder before = *builder;
     builder->overflowed = false;
-    builder_format(builder, line->as_json ? ",\"%s\":" : " %s=", key);
+    builder_add(builder, line->as_json ? TEXT(",\"") : TEXT(" "));
+    builder_add_string(builder, key);
+    builder_add(builder, line->as_json ? TEXT("\":") : TEXT("="));
     if (quoted)
         builder_add_json_repaired(builder, value);
     else
@@ -111,7 +115,7 @@ void log_add_int(struct log_line *line, const char *key, int64_t value)
     char memory[32];
     struct builder number;
     builder_init(&number, memory, sizeof(memory));
-    builder_format(&number, "%lld", (long long) value);
+    builder_add_int(&number, value, 1);
     add_number(line, key, &number);
 }
 
@@ -123,8 +127,10 @@ void log_add_seconds(struct log_line *line, const char *key, int64_t microsecond
     char memory[40];
     struct builder number;
     builder_init(&number, memory, sizeof(memory));
-    builder_format(&number, "%s%llu.%06llu", microseconds < 0 ? "-" : "", (unsigned long long) size_us / US_PER_SECOND,
-                   (unsigned long long) size_us % US_PER_SECOND);
+    builder_add_string(&number, microseconds < 0 ? "-" : "");
+    builder_add_int(&number, (int64_t) (size_us / US_PER_SECOND), 1);
+    builder_add_string(&number, ".");
+    builder_add_int(&number, (int64_t) (size_us % US_PER_SECOND), MICROSECOND_DIGITS);
     add_number(line, key, &number);
 }
 

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -16,6 +17,9 @@
 
 /* A pipe that polls writable takes this much at once (pipe(7)), so the thread never sleeps in write(2). */
 enum { WRITE_BYTES_MAX = 4096, POLL_MS = 100 };
+
+/* Lines are gathered for so long, unless so many wait already. */
+enum { GATHER_MS = 5, HURRY_BYTES = LOG_RING_BYTES / 4 };
 
 /* Looked at before the mutex, which a forked child may find held for ever. */
 static atomic_bool running;
@@ -56,17 +60,35 @@ static void put_locked(struct text line)
     size_t before_wrap = line.length < LOG_RING_BYTES - at ? line.length : LOG_RING_BYTES - at;
     memcpy(_shared.bytes + at, line.at, before_wrap);
     memcpy(_shared.bytes, line.at + before_wrap, line.length - before_wrap);
-    if (_shared.put == _shared.taken)
-        pthread_cond_signal(&_shared.filled);
+    uint64_t waited = _shared.put - _shared.taken;
     _shared.put += line.length;
+    if (waited == 0 || (waited < HURRY_BYTES && waited + line.length >= HURRY_BYTES))
+        pthread_cond_signal(&_shared.filled);
+}
+
+/* The first line of many: waking this thread for each would cost more than writing them. */
+static void wait_for_more_locked(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += GATHER_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    while (!_shared.stopping && _shared.put - _shared.taken < HURRY_BYTES) {
+        if (pthread_cond_clockwait(&_shared.filled, &_shared.mutex, CLOCK_MONOTONIC, &until) != 0)
+            return;
+    }
 }
 
 /* How many bytes wait. 0 = stopping and nothing is left. */
 static uint64_t wait_until_filled(void)
 {
     pthread_mutex_lock(&_shared.mutex);
+    bool was_empty = _shared.put == _shared.taken;
     while (_shared.put == _shared.taken && !_shared.stopping)
         pthread_cond_wait(&_shared.filled, &_shared.mutex);
+    if (was_empty)
+        wait_for_more_locked();
     uint64_t waiting = _shared.put - _shared.taken;
     pthread_mutex_unlock(&_shared.mutex);
     return waiting;

@@ -143,6 +143,22 @@ void builder_add_string(struct builder *to, const char *piece)
     builder_add(to, text_of(piece));
 }
 
+void builder_add_int(struct builder *to, int64_t value, unsigned width)
+{
+    char digits[40];
+    size_t at = sizeof digits;
+    uint64_t rest = value < 0 ? 0 - (uint64_t) value : (uint64_t) value;
+    unsigned count = 0;
+    do {
+        digits[--at] = (char) ('0' + rest % 10);
+        rest /= 10;
+        count++;
+    } while ((rest > 0 || count < width) && at > 1);
+    if (value < 0)
+        digits[--at] = '-';
+    builder_add(to, (struct text){digits + at, sizeof digits - at});
+}
+
 void builder_format_list(struct builder *to, const char *format, va_list arguments)
 {
     size_t room = to->capacity - to->length;
@@ -180,25 +196,40 @@ static struct text json_escape_of(unsigned char c, char memory[8])
     return (struct text){memory, 6};
 }
 
+/* How many bytes at the start stand in JSON as they are: printable ASCII but the quote and the backslash. */
+static size_t plain_length(struct text piece)
+{
+    size_t length = 0;
+    while (length < piece.length && piece.at[length] >= ' ' && piece.at[length] != 0x7f && piece.at[length] != '"' &&
+           piece.at[length] != '\\')
+        length++;
+    return length;
+}
+
 static void add_json_escaped(struct builder *to, struct text piece)
 {
-    size_t plain_from = 0;
-    for (size_t i = 0; i < piece.length; i++) {
+    while (piece.length > 0) {
         char memory[8];
-        struct text escape = json_escape_of((unsigned char) piece.at[i], memory);
-        if (escape.length == 0)
-            continue;
-        builder_add(to, (struct text){piece.at + plain_from, i - plain_from});
-        builder_add(to, escape);
-        plain_from = i + 1;
+        size_t plain = plain_length(piece);
+        builder_add(to, (struct text){piece.at, plain});
+        piece = without_first(piece, plain);
+        if (piece.length == 0)
+            return;
+        struct text escape = json_escape_of((unsigned char) piece.at[0], memory);
+        builder_add(to, escape.length > 0 ? escape : (struct text){piece.at, 1});
+        piece = without_first(piece, 1);
     }
-    if (plain_from < piece.length)
-        builder_add(to, without_first(piece, plain_from));
 }
 
 static void add_json_repaired(struct builder *to, struct text piece)
 {
     while (piece.length > 0) {
+        size_t plain = plain_length(piece);
+        if (plain > 0) {
+            builder_add(to, (struct text){piece.at, plain});
+            piece = without_first(piece, plain);
+            continue;
+        }
         size_t length = text_utf8_length(piece);
         struct text character = {piece.at, length > 0 ? length : 1};
         unsigned char last = (unsigned char) piece.at[character.length - 1];

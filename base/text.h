@@ -50,6 +50,8 @@ __attribute__((format(printf, 2, 3))) void builder_format(struct builder *to, co
 /* As builder_format, for a caller with its own "...". */
 __attribute__((format(printf, 2, 0))) void builder_format_list(struct builder *to, const char *format,
                                                                va_list arguments);
+/* @value in decimal, with zeros in front up to @width digits; much cheaper than a format. */
+void builder_add_int(struct builder *to, int64_t value, unsigned width);
 /* @piece as a JSON string with its quotes; control characters escaped, other bytes as they are. */
 void builder_add_json(struct builder *to, struct text piece);
 /* As builder_add_json for bytes of unknown origin: what is no UTF-8 becomes U+FFFD, and the control characters that

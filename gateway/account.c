@@ -1,6 +1,4 @@
 /* What an ended request leaves behind: one log line and its metrics. */
-#include <stdio.h>
-
 #include "base/log.h"
 #include "base/metrics.h"
 #include "gateway/request.h"
@@ -100,7 +98,10 @@ static void count_request(const struct request *request)
 {
     const struct request_times *times = &request->times;
     char status[12];
-    snprintf(status, sizeof status, "%d", request->status);
+    struct builder text;
+    builder_init(&text, status, sizeof status);
+    builder_add_int(&text, request->status, 1);
+    (void) builder_string(&text);
     const char *labels[METRIC_LABELS_MAX] = {endpoint_name(request), request->model, request->tenant, status};
     metric_add(metric_series(METRIC_REQUESTS, labels), 1);
     metric_count(METRIC_REQUEST_OUTCOMES, endpoint_name(request), OUTCOMES[request->outcome].label);

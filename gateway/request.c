@@ -166,13 +166,20 @@ static void add_header(struct reply *reply, const char *name, const char *value)
     reply->headers[reply->header_count++] = (struct reply_header){name, value};
 }
 
+static void write_number(char *to, size_t capacity, int64_t value)
+{
+    struct builder text;
+    builder_init(&text, to, capacity);
+    builder_add_int(&text, value, 1);
+    (void) builder_string(&text);
+}
+
 static void add_retry_headers(struct request *request, struct reply *reply)
 {
     if (request->retry_after_ms > 0) {
-        snprintf(request->retry_after_text, sizeof request->retry_after_text, "%lld",
-                 (long long) ((request->retry_after_ms + 999) / 1000));
-        snprintf(request->retry_after_ms_text, sizeof request->retry_after_ms_text, "%lld",
-                 (long long) request->retry_after_ms);
+        write_number(request->retry_after_text, sizeof request->retry_after_text,
+                     (request->retry_after_ms + 999) / 1000);
+        write_number(request->retry_after_ms_text, sizeof request->retry_after_ms_text, request->retry_after_ms);
         add_header(reply, "retry-after", request->retry_after_text);
         add_header(reply, "retry-after-ms", request->retry_after_ms_text);
     }
@@ -183,8 +190,7 @@ static void add_retry_headers(struct request *request, struct reply *reply)
 
 void request_add_headers(struct request *request, struct reply *reply, const char *content_type)
 {
-    long long elapsed_ms = (long long) ((clock_mono_us() - request->times.head) / 1000);
-    snprintf(request->processing_ms, sizeof request->processing_ms, "%lld", elapsed_ms);
+    write_number(request->processing_ms, sizeof request->processing_ms, (clock_mono_us() - request->times.head) / 1000);
     add_header(reply, "Content-Type", content_type);
     add_header(reply, "x-request-id", request->id);
     add_header(reply, "openai-processing-ms", request->processing_ms);

@@ -9,28 +9,36 @@ static const int64_t MILLISECONDS_PER_MINUTE = 60000;
 /* "18.642s", "4s", "0s" */
 static void add_seconds(struct builder *to, int64_t milliseconds)
 {
-    builder_format(to, "%" PRId64, milliseconds / 1000);
+    builder_add_int(to, milliseconds / 1000, 1);
     int64_t fraction = milliseconds % 1000;
     int digits = 3;
     for (; digits > 0 && fraction % 10 == 0; digits--)
         fraction /= 10;
-    if (digits > 0)
-        builder_format(to, ".%0*" PRId64, digits, fraction);
+    if (digits > 0) {
+        builder_add_string(to, ".");
+        builder_add_int(to, fraction, (unsigned) digits);
+    }
     builder_add_string(to, "s");
+}
+
+static void add_with(struct builder *to, int64_t count, const char *unit)
+{
+    builder_add_int(to, count, 1);
+    builder_add_string(to, unit);
 }
 
 static void add_duration(struct builder *to, int64_t milliseconds)
 {
     if (milliseconds > 0 && milliseconds < 1000) {
-        builder_format(to, "%" PRId64 "ms", milliseconds);
+        add_with(to, milliseconds, "ms");
         return;
     }
     int64_t hours = milliseconds / MILLISECONDS_PER_HOUR;
     int64_t minutes = milliseconds % MILLISECONDS_PER_HOUR / MILLISECONDS_PER_MINUTE;
     if (hours > 0)
-        builder_format(to, "%" PRId64 "h", hours);
+        add_with(to, hours, "h");
     if (hours > 0 || minutes > 0)
-        builder_format(to, "%" PRId64 "m", minutes);
+        add_with(to, minutes, "m");
     add_seconds(to, milliseconds % MILLISECONDS_PER_MINUTE);
 }
 
@@ -52,7 +60,7 @@ static void header_add_count(struct limit_headers *headers, const char *name, in
 {
     struct builder text;
     builder_init(&text, header_add(headers, name), LIMIT_HEADER_BYTES);
-    builder_format(&text, "%" PRId64, count);
+    builder_add_int(&text, count, 1);
     builder_string(&text);
 }
 

@@ -283,8 +283,10 @@ static void a_full_ring_drops_and_tells(void **state)
     assert_true(dropped > 0);
     read_until(LINES_TOO_MANY - dropped + 1);
     log_stop_writer();
+    read_log();
     int64_t told;
-    assert_int_equal(count_lines("dropped", &told), 1);
+    /* One line, or another when room came and went while lines still came. */
+    assert_true(count_lines("dropped", &told) >= 1);
     assert_int_equal(told, dropped);
     assert_int_equal(count_lines("much", NULL), LINES_TOO_MANY - dropped);
 }

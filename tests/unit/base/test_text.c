@@ -326,10 +326,36 @@ static void hexadecimal_goes_there_and_back(void **state)
     assert_int_equal(back[0], 7);
 }
 
+static void integers_are_written_with_their_zeros(void **state)
+{
+    (void) state;
+    static const struct {
+        int64_t value;
+        unsigned width;
+        const char *expected;
+    } cases[] = {{0, 1, "0"},
+                 {7, 1, "7"},
+                 {-7, 1, "-7"},
+                 {7, 3, "007"},
+                 {1234, 2, "1234"},
+                 {0, 6, "000000"},
+                 {42, 0, "42"},
+                 {INT64_MAX, 1, "9223372036854775807"},
+                 {INT64_MIN, 1, "-9223372036854775808"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char memory[32];
+        struct builder builder;
+        builder_init(&builder, memory, sizeof memory);
+        builder_add_int(&builder, cases[i].value, cases[i].width);
+        assert_string_equal(builder_string(&builder), cases[i].expected);
+    }
+}
+
 int main(void)
 {
     unit_random_seed();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integers_are_written_with_their_zeros),
         cmocka_unit_test(slices_compare_by_content),
         cmocka_unit_test(trimming_takes_spaces_and_tabs_only),
         cmocka_unit_test(integers_fill_the_whole_slice),
