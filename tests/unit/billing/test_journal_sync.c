@@ -9,7 +9,7 @@
 
 /* The disk: how long it takes, whether it refuses, and what it has been told to keep. */
 static _Atomic int sync_ms, sync_error, sync_calls, rewritten_calls;
-static _Atomic bool sync_held;     /* until this is false again */
+static _Atomic int sync_permits;   /* so many syncs may end, the next one waits; below 0 = any number */
 static _Atomic int64_t kept_bytes; /* of the only segment of the test that looks */
 
 /* Up to the last byte that is not zero. */
@@ -27,8 +27,9 @@ static int fake_fdatasync(int fd)
     int64_t written = content_bytes(fd);
     sync_calls++;
     usleep((useconds_t) sync_ms * 1000);
-    while (sync_held)
+    while (sync_permits == 0)
         usleep(1000);
+    sync_permits -= sync_permits > 0;
     errno = sync_error;
     if (sync_error != 0)
         return -1;
@@ -56,6 +57,7 @@ static int set_up(void **state)
 {
     (void) state;
     sync_ms = sync_error = sync_calls = rewritten_calls = 0;
+    sync_permits = -1;
     kept_bytes = 0;
     room_init(&room);
     room.options.sync = JOURNAL_GROUP;
@@ -225,6 +227,13 @@ static bool has_file(const char *name)
     return access(path, F_OK) == 0;
 }
 
+static void wait_for_calls(int calls)
+{
+    for (mono_ms until = clock_mono_ms() + 10000; sync_calls < calls && clock_mono_ms() < until;)
+        usleep(1000);
+    assert_int_equal(sync_calls, calls);
+}
+
 /* Else a power cut could leave a torn segment with others after it, which nobody could tell from damage. */
 static void test_named_when_the_one_before_is_kept(void **state)
 {
@@ -232,17 +241,20 @@ static void test_named_when_the_one_before_is_kept(void **state)
     (void) state;
     room.options.segment_bytes = 8192;
     room_begin(&room);
-    sync_held = true;
+    sync_permits = 0;
     for (unsigned i = 0; !has_file("00000003.next"); i++) {
         assert_true(room_open(&room, i, ROOM_HOUR, NULL));
+        if (i > 0)
+            journal_forget(room.journal, &wait.wait);
         room_close(&room, i, ROOM_HOUR, &wait);
         room_turn(&room);
-        if (!has_file("00000003.next"))
-            journal_forget(room.journal, &wait.wait);
+        wait_for_calls(1);
     }
+    sync_permits = 1; /* the first segment's first sync ends, the one of its rest waits */
+    wait_for_calls(2);
     assert_true(has_file("00000002.next") && !has_file("00000002.seg"));
     assert_int_equal(wait.calls, 0);
-    sync_held = false;
+    sync_permits = -1;
     turn_until_told(&wait);
     assert_true(has_file("00000002.seg") && !has_file("00000002.next"));
 }
