@@ -34,7 +34,8 @@ enum body_result body_expect(struct body *body, int64_t expected)
 {
     if (expected > BODY_BYTES_MAX)
         return BODY_LARGE;
-    size_t wanted = expected >= 0 ? (size_t) expected : BODY_FIRST_BYTES;
+    /* What is only announced takes little: memory is for those who send. */
+    size_t wanted = expected >= 0 && expected < BODY_AHEAD_BYTES ? (size_t) expected : BODY_FIRST_BYTES;
     return wanted > body->capacity ? grow(body, wanted) : BODY_OK;
 }
 

@@ -8,7 +8,7 @@
 
 #include "base/text.h"
 
-enum { BODY_BYTES_MAX = 10 * 1024 * 1024, BODY_FIRST_BYTES = 16 * 1024 };
+enum { BODY_BYTES_MAX = 10 * 1024 * 1024, BODY_FIRST_BYTES = 16 * 1024, BODY_AHEAD_BYTES = 256 * 1024 };
 #define BODIES_BYTES_MAX ((int64_t) 512 * 1024 * 1024) /* of all workers */
 
 /* One body, being received or whole. Zeroed memory is an empty one. */
@@ -20,7 +20,7 @@ struct body {
 
 enum body_result { BODY_OK, BODY_LARGE, BODY_NO_MEMORY };
 
-/* Make room for @expected bytes (-1 = unknown). */
+/* Make room for @expected bytes (-1 = unknown); a large body gets its room as it comes. */
 enum body_result body_expect(struct body *body, int64_t expected);
 enum body_result body_add(struct body *body, struct text piece);
 struct text body_text(const struct body *body);

@@ -318,8 +318,8 @@ static enum MHD_Result add_header(void *cls, enum MHD_ValueKind kind, const char
     return MHD_YES;
 }
 
-/* The raw target, before the library cuts it at '?'. One that does not fit is kept too long, which the guard refuses.
- */
+/* The raw target, before the library cuts it at '?'. A path that does not fit is still longer than the guard allows; of
+ * a long query, which no route needs, the start is kept. */
 static void *on_uri(void *cls, const char *uri, struct MHD_Connection *library)
 {
     struct connection *connection = connection_of(library);

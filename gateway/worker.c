@@ -86,7 +86,8 @@ static void adopt(struct loop_task *task)
         const struct sockaddr_storage *storage;
         const struct sockaddr *any;
     } address = {.storage = &dealt->address};
-    (void) server_adopt(dealt->worker->server, dealt->fd, address.any, dealt->address_length);
+    if (!server_adopt(dealt->worker->server, dealt->fd, address.any, dealt->address_length))
+        atomic_fetch_sub_explicit(&dealt->worker->connections, 1, memory_order_relaxed);
     free(dealt);
 }
 
