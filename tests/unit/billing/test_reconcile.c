@@ -1,0 +1,150 @@
+/* billing/reconcile: what a total proves about one row, and which lines cannot be true. */
+#include "billing/reconcile.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "tests/lib/unit.h"
+
+static const wall_ms HOUR = 3600 * 1000;
+
+static void assert_finding(int64_t total, int64_t delivered, int64_t unclear, enum reconcile_finding expected)
+{
+    const struct reconcile_facts facts = {total, delivered, unclear, .quantity = 10};
+    assert_int_equal(reconcile_row(&facts), expected);
+}
+
+static void test_only_what_is_proven(void **state)
+{
+    (void) state;
+    assert_finding(100, 100, 0, RECONCILE_NOT_TAKEN);
+    assert_finding(110, 100, 0, RECONCILE_TAKEN);
+    assert_finding(105, 100, 0, RECONCILE_UNCLEAR);
+    assert_finding(90, 100, 0, RECONCILE_UNCLEAR);
+    assert_finding(100, 100, 10, RECONCILE_NOT_TAKEN);
+    assert_finding(110, 100, 10, RECONCILE_UNCLEAR); /* it, or the other */
+    assert_finding(120, 100, 10, RECONCILE_TAKEN);
+    assert_finding(INT64_MIN, INT64_MAX, INT64_MAX, RECONCILE_UNCLEAR);
+}
+
+/* Against the truth: whatever other rows there are, a finding is never wrong. */
+static void test_a_finding_is_never_wrong(void **state)
+{
+    (void) state;
+    unsigned found[3] = {0};
+    for (int round = 0; round < 20000; round++) {
+        bool is_taken = unit_random_below(2) != 0;
+        struct reconcile_facts facts = {.delivered = (int64_t) unit_random_below(50),
+                                        .quantity = (int64_t) unit_random_below(5) + 1};
+        facts.provider_total = facts.delivered + (is_taken ? facts.quantity : 0);
+        for (size_t others = unit_random_below(3); others > 0; others--) {
+            int64_t quantity = (int64_t) unit_random_below(5) + 1;
+            facts.unclear += quantity;
+            facts.provider_total += unit_random_below(2) != 0 ? quantity : 0;
+        }
+        enum reconcile_finding finding = reconcile_row(&facts);
+        found[finding]++;
+        assert_true(finding == RECONCILE_UNCLEAR || (finding == RECONCILE_TAKEN) == is_taken);
+    }
+    assert_true(found[RECONCILE_TAKEN] > 0 && found[RECONCILE_NOT_TAKEN] > 0 && found[RECONCILE_UNCLEAR] > 0);
+}
+
+static struct row_name name_of(const char *tenant, const char *meter)
+{
+    struct row_name name = {0};
+    strcpy(name.tenant, tenant);
+    strcpy(name.meter, meter);
+    return name;
+}
+
+static void test_lines_are_sums_in_order(void **state)
+{
+    (void) state;
+    static const char *const NAMES[] = {"a", "b", "c"};
+    int64_t expected[3][3][4][RECONCILE_COLUMN_COUNT] = {0};
+    struct reconcile *reconcile = reconcile_create();
+    for (int i = 0; i < 5000; i++) {
+        size_t tenant = unit_random_below(3), meter = unit_random_below(3), hour = unit_random_below(4);
+        size_t column = unit_random_below(RECONCILE_COLUMN_COUNT);
+        int64_t quantity = (int64_t) unit_random_below(100);
+        struct row_name name = name_of(NAMES[tenant], NAMES[meter]);
+        wall_ms when = (wall_ms) hour * HOUR + (wall_ms) unit_random_below(3600 * 1000);
+        assert_true(reconcile_add(reconcile, &name, when, (enum reconcile_column) column, quantity));
+        expected[tenant][meter][hour][column] += quantity;
+    }
+    size_t count;
+    const struct reconcile_line *lines = reconcile_lines(reconcile, &count);
+    assert_int_equal(count, 3 * 3 * 4);
+    for (size_t i = 0; i < count; i++) {
+        assert_string_equal(lines[i].tenant, NAMES[i / 12]);
+        assert_string_equal(lines[i].meter, NAMES[i / 4 % 3]);
+        assert_true(lines[i].hour == (wall_ms) (i % 4) * HOUR);
+        assert_memory_equal(lines[i].quantities, expected[i / 12][i / 4 % 3][i % 4], sizeof lines[i].quantities);
+    }
+    reconcile_destroy(&reconcile);
+    assert_null(reconcile);
+}
+
+static void test_nothing_and_too_much(void **state)
+{
+    (void) state;
+    size_t count = 1;
+    struct reconcile *reconcile = reconcile_create();
+    assert_non_null(reconcile_lines(reconcile, &count));
+    assert_int_equal(count, 0);
+    struct row_name name = name_of("a", "b");
+    assert_true(reconcile_add(reconcile, &name, 0, RECONCILE_LEDGER, INT64_MAX));
+    assert_true(reconcile_add(reconcile, &name, 0, RECONCILE_LEDGER, 1));
+    assert_null(reconcile_lines(reconcile, &count));
+    assert_int_equal(errno, EOVERFLOW);
+    reconcile_destroy(&reconcile);
+}
+
+static bool differs(int64_t ledger, int64_t redis, int64_t delivered, int64_t sent, int64_t provider)
+{
+    const struct reconcile_line line = {.quantities = {[RECONCILE_LEDGER] = ledger,
+                                                       [RECONCILE_REDIS] = redis,
+                                                       [RECONCILE_DELIVERED] = delivered,
+                                                       [RECONCILE_SENT] = sent,
+                                                       [RECONCILE_HELD] = 1,
+                                                       [RECONCILE_PENDING] = 2,
+                                                       [RECONCILE_REJECTED] = 3,
+                                                       [RECONCILE_PROVIDER] = provider}};
+    return reconcile_differs(&line, (struct reconcile_known){redis >= 0, provider >= 0});
+}
+
+static void test_what_cannot_be_true_differs(void **state)
+{
+    (void) state;
+    assert_false(differs(106, 106, 100, 0, 100));
+    assert_false(differs(106, -1, 100, 0, -1));
+    assert_true(differs(107, 107, 100, 0, 100));  /* a row is missing */
+    assert_true(differs(106, 105, 100, 0, 100));  /* Redis lost some */
+    assert_true(differs(106, 106, 100, 0, 99));   /* the provider lost an acknowledged row */
+    assert_false(differs(106, 106, 100, 0, 101)); /* the held row arrived */
+    assert_true(differs(106, 106, 100, 0, 102));
+    assert_false(differs(116, 116, 100, 10, 111));
+    assert_true(differs(116, 116, 100, 10, 112)); /* something was taken twice */
+}
+
+static void test_each_state_has_a_column(void **state)
+{
+    (void) state;
+    assert_int_equal(reconcile_column_of(ROW_PENDING), RECONCILE_PENDING);
+    assert_int_equal(reconcile_column_of(ROW_SENT), RECONCILE_SENT);
+    assert_int_equal(reconcile_column_of(ROW_ACKED), RECONCILE_DELIVERED);
+    assert_int_equal(reconcile_column_of(ROW_DUPLICATE), RECONCILE_DELIVERED);
+    assert_int_equal(reconcile_column_of(ROW_REJECTED), RECONCILE_REJECTED);
+    assert_int_equal(reconcile_column_of(ROW_HELD), RECONCILE_HELD);
+}
+
+int main(void)
+{
+    unit_random_seed();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_only_what_is_proven),         cmocka_unit_test(test_a_finding_is_never_wrong),
+        cmocka_unit_test(test_lines_are_sums_in_order),     cmocka_unit_test(test_nothing_and_too_much),
+        cmocka_unit_test(test_what_cannot_be_true_differs), cmocka_unit_test(test_each_state_has_a_column),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
