@@ -1,0 +1,71 @@
+/* Which row of one provider may go now: back-off, one call a lane, what is too old to be sent blindly. Pure. */
+#ifndef BILLING_DELIVER_H
+#define BILLING_DELIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "billing/provider.h"
+
+enum {
+    DELIVERY_ROWS_MAX = 10000, /* known at a time; the rest waits in its states */
+    DELIVERY_IN_FLIGHT_MAX = 16,
+    DELIVERY_BACKOFF_FIRST_MS = 1000,
+    DELIVERY_BACKOFF_MAX_MS = 5 * 60 * 1000,
+    DELIVERY_PROBE_FIRST_MS = 60 * 1000, /* one call, while nothing of the provider goes */
+    DELIVERY_PROBE_MAX_MS = 3600 * 1000,
+    DELIVERY_MARGIN_MS = 3600 * 1000 /* before the provider may forget an identifier */
+};
+
+struct delivery;
+
+/* The two times of one moment. */
+struct delivery_now {
+    wall_ms wall;
+    mono_ms mono;
+};
+
+/* NULL when memory is exhausted. */
+struct delivery *delivery_create(const struct provider_capabilities *can, uint64_t seed);
+void delivery_destroy(struct delivery **delivery);
+
+/* A row that is pending, or sent without an answer. @lane names its (customer, meter): rows of one lane never overlap
+ * at a provider that wants it so. False when there are DELIVERY_ROWS_MAX; a row that is known stays as it is. */
+bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms ended);
+
+enum delivery_step {
+    DELIVERY_SEND,      /* this row: write its SENT, then call; tell the outcome with delivery_told */
+    DELIVERY_RECONCILE, /* ask first whether it is there: the provider may have forgotten its identifier. Tell the
+                           answer with delivery_reconciled */
+    DELIVERY_HOLD,      /* too old, and the provider cannot tell: a person decides. The row is forgotten here */
+    DELIVERY_WAIT       /* nothing before @wait_ms, or before something is told or added (then it is -1) */
+};
+struct delivery_turn {
+    enum delivery_step step;
+    char id[ROW_ID_CHARACTERS + 1];
+    unsigned generation; /* for struct provider_event */
+    int64_t wait_ms;
+};
+/* The oldest row that may go. Until it is told about, it is in flight. */
+struct delivery_turn delivery_next(struct delivery *delivery, struct delivery_now now);
+
+/* What the provider made of the row. RETRY, STORED, LATER and HOLD_ALL keep it here for another try; the others end it.
+ */
+void delivery_told(struct delivery *delivery, const char *id, const struct provider_outcome *outcome,
+                   struct delivery_now now);
+
+enum delivery_found {
+    FOUND_TAKEN,     /* it is there: the row ends here */
+    FOUND_NOT_TAKEN, /* it is not: it may be sent */
+    FOUND_UNCLEAR,   /* a person decides: the row ends here */
+    FOUND_NO_ANSWER  /* ask again, later */
+};
+void delivery_reconciled(struct delivery *delivery, const char *id, enum delivery_found found, struct delivery_now now);
+
+/* A person repaired something: what was put off goes now. */
+void delivery_hurry(struct delivery *delivery);
+/* How many rows are known. */
+size_t delivery_count(const struct delivery *delivery);
+
+#endif

@@ -1,0 +1,369 @@
+/* billing/deliver: what may go when, and that nothing is lost or taken twice whatever happens on the way. */
+#include "billing/deliver.h"
+
+#include <string.h>
+
+#include "billing/reconcile.h"
+#include "tests/lib/unit.h"
+
+static const int64_t HOUR = 3600 * 1000;
+static const wall_ms BEGIN = 1795363200000;
+
+static struct delivery_now at(int64_t after_ms)
+{
+    return (struct delivery_now){.wall = BEGIN + after_ms, .mono = 5000 + after_ms};
+}
+
+static struct delivery *create(enum provider_kind kind)
+{
+    struct delivery *delivery = delivery_create(provider_capabilities(kind), unit_random());
+    assert_non_null(delivery);
+    return delivery;
+}
+
+static void tell(struct delivery *delivery, const char *id, enum provider_verdict verdict, int64_t after_ms,
+                 struct delivery_now now)
+{
+    const struct provider_outcome outcome = {.verdict = verdict, .after_ms = after_ms};
+    delivery_told(delivery, id, &outcome, now);
+}
+
+static struct delivery_turn assert_next(struct delivery *delivery, struct delivery_now now, enum delivery_step step,
+                                        const char *id)
+{
+    struct delivery_turn turn = delivery_next(delivery, now);
+    assert_int_equal(turn.step, step);
+    if (id != NULL)
+        assert_string_equal(turn.id, id);
+    return turn;
+}
+
+static void test_one_call_a_lane(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_true(delivery_add(delivery, "a2", TEXT("a"), BEGIN));
+    assert_true(delivery_add(delivery, "b1", TEXT("b"), BEGIN));
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_int_equal(delivery_count(delivery), 3);
+    assert_next(delivery, at(0), DELIVERY_SEND, "a1");
+    assert_int_equal(assert_next(delivery, at(0), DELIVERY_WAIT, NULL).wait_ms, 1); /* 1,000 calls a second */
+    assert_next(delivery, at(1), DELIVERY_SEND, "b1");
+    assert_int_equal(assert_next(delivery, at(2), DELIVERY_WAIT, NULL).wait_ms, -1);
+    tell(delivery, "a1", VERDICT_ACKED, 0, at(3));
+    assert_next(delivery, at(3), DELIVERY_SEND, "a2");
+    tell(delivery, "a2", VERDICT_DUPLICATE, 0, at(3));
+    tell(delivery, "b1", VERDICT_REJECTED, 0, at(3));
+    assert_int_equal(delivery_count(delivery), 0);
+    delivery_destroy(&delivery);
+    assert_null(delivery);
+}
+
+static void test_what_failed_waits_longer_each_time(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    int64_t time = 0;
+    struct delivery_turn turn = assert_next(delivery, at(time), DELIVERY_SEND, "a1");
+    for (int failures = 1; failures <= 12; failures++) {
+        tell(delivery, "a1", failures % 2 == 0 ? VERDICT_STORED : VERDICT_RETRY, 0, at(time));
+        int64_t whole = failures > 9 ? DELIVERY_BACKOFF_MAX_MS : (int64_t) DELIVERY_BACKOFF_FIRST_MS << (failures - 1);
+        int64_t waited = 0; /* for the provider, then for the row: each by chance */
+        while ((turn = delivery_next(delivery, at(time + waited))).step == DELIVERY_WAIT)
+            waited += turn.wait_ms;
+        assert_true(waited >= whole / 2 && waited <= whole);
+        assert_int_equal(turn.generation, failures / 2);
+        time += waited;
+    }
+    tell(delivery, "a1", VERDICT_RETRY, 0, at(time));
+    delivery_hurry(delivery);
+    assert_next(delivery, at(time), DELIVERY_SEND, "a1");
+    tell(delivery, "a1", VERDICT_LATER, HOUR, at(time));
+    assert_int_equal(assert_next(delivery, at(time), DELIVERY_WAIT, NULL).wait_ms, HOUR);
+    delivery_destroy(&delivery);
+}
+
+/* A wrong key: one probe at a time, and nobody's row is given up. */
+static void test_nothing_goes_while_the_key_is_wrong(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    for (char name[] = "a1"; name[0] <= 'e'; name[0]++)
+        assert_true(delivery_add(delivery, name, (struct text){name, 1}, BEGIN));
+    int64_t time = 0;
+    for (int probes = 0; probes < 10; probes++) {
+        struct delivery_turn turn = assert_next(delivery, at(time), DELIVERY_SEND, NULL);
+        if (probes > 0)
+            assert_int_equal(assert_next(delivery, at(time + 10), DELIVERY_WAIT, NULL).wait_ms, -1);
+        tell(delivery, turn.id, VERDICT_HOLD_ALL, 0, at(time));
+        int64_t wait = assert_next(delivery, at(time), DELIVERY_WAIT, NULL).wait_ms;
+        assert_true(wait >= DELIVERY_PROBE_FIRST_MS / 2 && wait <= DELIVERY_PROBE_MAX_MS);
+        time += wait;
+    }
+    assert_int_equal(delivery_count(delivery), 5);
+    struct delivery_turn turn = assert_next(delivery, at(time), DELIVERY_SEND, NULL);
+    tell(delivery, turn.id, VERDICT_ACKED, 0, at(time));
+    assert_next(delivery, at(time + 1), DELIVERY_SEND, NULL);
+    assert_next(delivery, at(time + 2), DELIVERY_SEND, NULL);
+    delivery_destroy(&delivery);
+}
+
+static void test_what_is_old_is_asked_for_first(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE), *file = create(PROVIDER_FILE);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_true(delivery_add(file, "a1", TEXT("a"), BEGIN));
+    assert_next(file, at(1000 * HOUR), DELIVERY_SEND, "a1");
+    assert_next(delivery, at(23 * HOUR), DELIVERY_RECONCILE, "a1");
+    delivery_reconciled(delivery, "a1", FOUND_NO_ANSWER, at(23 * HOUR));
+    assert_next(delivery, at(24 * HOUR), DELIVERY_RECONCILE, "a1");
+    delivery_reconciled(delivery, "a1", FOUND_NOT_TAKEN, at(24 * HOUR));
+    assert_next(delivery, at(25 * HOUR), DELIVERY_SEND, "a1");
+    tell(delivery, "a1", VERDICT_RETRY, 0, at(25 * HOUR));
+    assert_next(delivery, at(46 * HOUR), DELIVERY_SEND, "a1");
+    tell(delivery, "a1", VERDICT_RETRY, 0, at(46 * HOUR));
+    assert_next(delivery, at(47 * HOUR), DELIVERY_RECONCILE, "a1");
+    delivery_reconciled(delivery, "a1", FOUND_TAKEN, at(47 * HOUR));
+    assert_int_equal(delivery_count(delivery), 0);
+    delivery_destroy(&delivery);
+    delivery_destroy(&file);
+    struct provider_capabilities mute = *provider_capabilities(PROVIDER_STRIPE);
+    mute.can_tell = false;
+    delivery = delivery_create(&mute, 1);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_next(delivery, at(23 * HOUR - 1), DELIVERY_SEND, "a1");
+    tell(delivery, "a1", VERDICT_RETRY, 0, at(23 * HOUR - 1));
+    assert_next(delivery, at(24 * HOUR), DELIVERY_HOLD, "a1");
+    assert_int_equal(delivery_count(delivery), 0);
+    delivery_destroy(&delivery);
+}
+
+/* ---- a whole life, against a provider that forgets identifiers after 24 hours ---- */
+
+enum { ROWS = 40, LANES = 4, FLYING_MAX = 4 };
+
+struct model_row {
+    char id[8];
+    unsigned lane;
+    int64_t quantity;
+    wall_ms ended;
+    enum row_state state; /* as in the states file: survives crashes */
+    unsigned taken;       /* by the provider, really */
+    wall_ms taken_at;
+};
+
+struct world {
+    struct model_row rows[ROWS];
+    struct delivery *delivery;
+    int64_t time;
+    bool is_down;
+    int64_t down_until;
+    struct delivery_turn flying[FLYING_MAX];
+    size_t flying_count;
+    unsigned reconciled, duplicates, crashes, held;
+};
+
+static struct model_row *row_of(struct world *world, const char *id)
+{
+    return &world->rows[atoi(id)];
+}
+
+static bool is_open(const struct model_row *row)
+{
+    return row->state == ROW_PENDING || row->state == ROW_SENT;
+}
+
+static void begin(struct world *world)
+{
+    world->delivery = create(PROVIDER_STRIPE);
+    world->flying_count = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        struct model_row *row = &world->rows[i];
+        char lane = (char) ('a' + (int) row->lane);
+        if (is_open(row) && row->ended <= at(world->time).wall)
+            assert_true(delivery_add(world->delivery, row->id, (struct text){&lane, 1}, row->ended));
+    }
+}
+
+/* The provider gets the event. */
+static enum provider_verdict take(struct world *world, struct model_row *row)
+{
+    wall_ms now = at(world->time).wall;
+    if (row->taken > 0 && now - row->taken_at < 24 * HOUR)
+        return VERDICT_DUPLICATE;
+    row->taken++;
+    row->taken_at = now;
+    return VERDICT_ACKED;
+}
+
+/* It arrives or not, and the answer arrives or not. */
+static enum provider_verdict call(struct world *world, struct model_row *row)
+{
+    size_t fate = unit_random_below(world->is_down ? 40 : 10);
+    if (fate == 0) {
+        take(world, row);
+        return VERDICT_RETRY; /* the answer was lost */
+    }
+    if (fate == 1) {
+        take(world, row);
+        return VERDICT_STORED;
+    }
+    if (world->is_down || fate < 4)
+        return unit_random_below(2) != 0 ? VERDICT_LATER : VERDICT_RETRY;
+    return take(world, row);
+}
+
+static void ask(struct world *world, struct model_row *row)
+{
+    struct reconcile_facts facts = {.quantity = row->quantity};
+    for (size_t i = 0; i < ROWS; i++) {
+        const struct model_row *other = &world->rows[i];
+        if (other->lane != row->lane || other->ended / HOUR != row->ended / HOUR)
+            continue;
+        facts.provider_total += other->quantity * other->taken;
+        if (other->state == ROW_ACKED || other->state == ROW_DUPLICATE)
+            facts.delivered += other->quantity;
+        else if (other != row && (other->state == ROW_SENT || other->state == ROW_HELD))
+            facts.unclear += other->quantity;
+    }
+    static const enum delivery_found FOUND[] = {FOUND_TAKEN, FOUND_NOT_TAKEN, FOUND_UNCLEAR};
+    enum reconcile_finding finding = reconcile_row(&facts);
+    bool no_answer = world->is_down || unit_random_below(10) == 0;
+    if (!no_answer && finding == RECONCILE_TAKEN)
+        row->state = ROW_ACKED;
+    if (!no_answer && finding == RECONCILE_UNCLEAR) {
+        row->state = ROW_HELD;
+        world->held++;
+    }
+    world->reconciled++;
+    delivery_reconciled(world->delivery, row->id, no_answer ? FOUND_NO_ANSWER : FOUND[finding], at(world->time));
+}
+
+/* One of those in flight comes back. */
+static void land(struct world *world)
+{
+    size_t place = unit_random_below(world->flying_count);
+    struct delivery_turn turn = world->flying[place];
+    world->flying[place] = world->flying[--world->flying_count];
+    struct model_row *row = row_of(world, turn.id);
+    if (turn.step == DELIVERY_RECONCILE) {
+        ask(world, row);
+        return;
+    }
+    enum provider_verdict verdict = call(world, row);
+    world->duplicates += verdict == VERDICT_DUPLICATE;
+    if (verdict == VERDICT_ACKED || verdict == VERDICT_DUPLICATE)
+        row->state = verdict == VERDICT_ACKED ? ROW_ACKED : ROW_DUPLICATE;
+    tell(world->delivery, turn.id, verdict, 0, at(world->time));
+}
+
+/* What was in flight may have arrived; nobody hears of it. */
+static void crash(struct world *world)
+{
+    for (size_t i = 0; i < world->flying_count; i++) {
+        if (world->flying[i].step == DELIVERY_SEND && unit_random_below(2) != 0)
+            take(world, row_of(world, world->flying[i].id));
+    }
+    world->crashes++;
+    delivery_destroy(&world->delivery);
+    world->time += (int64_t) unit_random_below(2) * (int64_t) unit_random_below((size_t) (30 * HOUR));
+    begin(world);
+}
+
+static void take_off(struct world *world, const struct delivery_turn *turn)
+{
+    struct model_row *row = row_of(world, turn->id);
+    for (size_t i = 0; i < world->flying_count; i++)
+        assert_int_not_equal(row_of(world, world->flying[i].id)->lane, row->lane);
+    if (turn->step == DELIVERY_SEND)
+        row->state = ROW_SENT;
+    world->flying[world->flying_count++] = *turn;
+}
+
+static void step(struct world *world)
+{
+    if (world->time >= world->down_until) {
+        world->is_down = !world->is_down;
+        world->down_until = world->time + (int64_t) unit_random_below((size_t) (30 * HOUR));
+    }
+    if (unit_random_below(100) == 0)
+        crash(world);
+    if (world->flying_count == FLYING_MAX || (world->flying_count > 0 && unit_random_below(2) != 0)) {
+        land(world);
+        return;
+    }
+    struct delivery_turn turn = delivery_next(world->delivery, at(world->time));
+    if (turn.step != DELIVERY_WAIT)
+        take_off(world, &turn);
+    else if (world->flying_count > 0 && turn.wait_ms != 1) /* calls begin 1 ms apart */
+        land(world);
+    else
+        world->time += turn.wait_ms > 0 ? turn.wait_ms : HOUR / 4;
+    for (size_t i = 0; i < ROWS; i++) { /* epochs end as time goes on */
+        char lane = (char) ('a' + (int) world->rows[i].lane);
+        if (is_open(&world->rows[i]) && world->rows[i].ended <= at(world->time).wall)
+            delivery_add(world->delivery, world->rows[i].id, (struct text){&lane, 1}, world->rows[i].ended);
+    }
+}
+
+static bool is_over(const struct world *world)
+{
+    for (size_t i = 0; i < ROWS; i++) {
+        if (is_open(&world->rows[i]))
+            return false;
+    }
+    return true;
+}
+
+static struct world live(void)
+{
+    struct world world = {0};
+    for (unsigned i = 0; i < ROWS; i++) {
+        world.rows[i] = (struct model_row){.lane = (unsigned) unit_random_below(LANES),
+                                           .quantity = (int64_t) unit_random_below(1000) + 1,
+                                           .ended = BEGIN + (int64_t) unit_random_below((size_t) (10 * HOUR))};
+        snprintf(world.rows[i].id, sizeof world.rows[i].id, "%u", i % 10000);
+    }
+    begin(&world);
+    for (int steps = 0; !is_over(&world); steps++) {
+        assert_true(steps < 1000000);
+        step(&world);
+    }
+    delivery_destroy(&world.delivery);
+    return world;
+}
+
+static void test_nothing_is_lost_or_taken_twice(void **state)
+{
+    (void) state;
+    unsigned reconciled = 0, duplicates = 0, crashes = 0, held = 0;
+    for (int round = 0; round < 200; round++) {
+        struct world world = live();
+        for (size_t i = 0; i < ROWS; i++) {
+            assert_true(world.rows[i].taken <= 1);
+            assert_true(world.rows[i].taken == 1 || world.rows[i].state == ROW_HELD);
+        }
+        reconciled += world.reconciled;
+        duplicates += world.duplicates;
+        crashes += world.crashes;
+        held += world.held;
+    }
+    print_message("%u asked for, %u duplicates, %u crashes, %u held\n", reconciled, duplicates, crashes, held);
+    assert_true(reconciled > 0 && duplicates > 0 && crashes > 0 && held > 0);
+}
+
+int main(void)
+{
+    unit_random_seed();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_call_a_lane),
+        cmocka_unit_test(test_what_failed_waits_longer_each_time),
+        cmocka_unit_test(test_nothing_goes_while_the_key_is_wrong),
+        cmocka_unit_test(test_what_is_old_is_asked_for_first),
+        cmocka_unit_test(test_nothing_is_lost_or_taken_twice),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
