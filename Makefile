@@ -39,7 +39,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report journal-bench journal-bench format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -52,7 +52,6 @@ help:
 	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
 	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
-	@echo 'make journal-bench  what a request costs in the usage journal; JOURNAL_MEGABYTES=1024: and recovering so much'
 	@echo 'make journal-bench  what a request costs in the usage journal; JOURNAL_MEGABYTES=1024: and recovering so much'
 	@echo 'make format     let clang-format write; make format-check: only look'
 	@echo 'make docs       docs/configuration.md from the schema table'
@@ -113,8 +112,6 @@ fuzz-replay:
 	@scripts/fuzz.sh replay
 estimate-report: $(OUT)/bench/estimate_report
 	@$< tests/vectors/traces/conv.csv tests/vectors/traces/code.csv
-journal-bench: $(OUT)/bench/journal_bench
-	@$< $(BUILD) $(JOURNAL_MEGABYTES)
 journal-bench: $(OUT)/bench/journal_bench
 	@$< $(BUILD) $(JOURNAL_MEGABYTES)
 format:

@@ -90,6 +90,6 @@ processors() {
 }
 
 BUILD_PACKAGES='build-essential pkg-config libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libyaml-dev libssl-dev
-uthash-dev'
+libhiredis-dev uthash-dev'
 DEMO_PACKAGES='ca-certificates curl python3 python3-venv'
-TEST_PACKAGES='clang clang-format libclang-rt-14-dev libcmocka-dev procps util-linux'
+TEST_PACKAGES='clang clang-format libclang-rt-14-dev libcmocka-dev libjemalloc2 liblzf1 procps util-linux'

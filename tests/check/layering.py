@@ -18,6 +18,7 @@ OWNERS = {
     "microhttpd.h": {"gateway/server.c"},
     "yaml.h": {"conf/document.c"},
     "curl/": {"base/transfers.c", "base/fetch.c", "backends/upstream.c"},
+    "hiredis/": {"base/redis.c"},
     "jansson.h": None,  # any .c
     "openssl/": None,
     "uthash.h": None,
