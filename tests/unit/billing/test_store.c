@@ -1,0 +1,250 @@
+/* billing/store: the thread ships every writer, outlives every Redis, tells how it stands, and ends when told. */
+#include "billing/store.h"
+#include "tests/lib/ledger_room.h"
+
+enum { WAIT_MS = 40000, APART_MS = 400 };
+
+static struct room room, other_room;
+static struct redis_room redis;
+static struct store *store;
+static struct store_options options;
+static unsigned number, other_number;
+
+static int set_up(void **state)
+{
+    (void) state;
+    unit_random_seed();
+    number = other_number = 0;
+    redis_room_init(&redis);
+    room_init(&room);
+    room_begin(&room);
+    /* Another worker's journal in the same directory. */
+    other_room = room;
+    other_room.options.slot = 1;
+    other_room.loop = loop_create();
+    room_begin(&other_room);
+    struct redis_address address = {.kind = REDIS_UNIX, .path = redis.redis.socket};
+    options = (struct store_options){.journal_directory = room.directory, .retention_ms = 3600000};
+    options.redis = store_redis_options(&address, NULL);
+    options.redis.back_off_max_ms = 200;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void) state;
+    store_stop(&store);
+    journal_destroy(&other_room.journal);
+    loop_destroy(other_room.loop);
+    room_finish(&room);
+    redis_room_finish(&redis);
+    return 0;
+}
+
+static bool is_exact(const struct room *which)
+{
+    return ledger_is_exact(&redis, which->writer, strrchr(which->writer, '-') + 1);
+}
+
+static void wait_until_exact(void)
+{
+    mono_ms until = clock_mono_ms() + WAIT_MS;
+    while (!is_exact(&room) || !is_exact(&other_room)) {
+        struct store_status status;
+        store_status(store, &status);
+        if (clock_mono_ms() > until)
+            fail_msg("up %d: %s", status.is_up, status.error);
+        usleep(20000);
+    }
+}
+
+static struct store_status wait_for_status(bool (*is_wanted)(const struct store_status *status))
+{
+    struct store_status status;
+    mono_ms until = clock_mono_ms() + WAIT_MS;
+    for (store_status(store, &status); !is_wanted(&status); store_status(store, &status)) {
+        if (clock_mono_ms() > until)
+            fail_msg("up %d, %zu writers: %s", status.is_up, status.writers, status.error);
+        usleep(10000);
+    }
+    return status;
+}
+
+static bool is_waiting(const struct store_status *status)
+{
+    return !status->is_up && status->oldest_unshipped != 0 && status->writers == 2;
+}
+
+static bool is_well(const struct store_status *status)
+{
+    return status->is_up && status->oldest_unshipped == 0 && status->error[0] == '\0' && status->writers == 2 &&
+           status->is_durability_known;
+}
+
+/* As the thread itself says: both have more than the first records of a test. */
+static bool has_shipped_more(const struct store_status *status)
+{
+    struct store_writer writers[2] = {0};
+    (void) store_writers(store, writers, 2);
+    return is_well(status) && writers[0].shipped >= 800 && writers[1].shipped >= 800;
+}
+
+static void write_both(unsigned count)
+{
+    ledger_write(&room, &number, count, APART_MS);
+    ledger_write(&other_room, &other_number, count, APART_MS);
+}
+
+static void ships_all_when_redis_comes(void **state)
+{
+    struct store_writer writers[2];
+    (void) state;
+    write_both(300);
+    store = store_start(&options);
+    assert_non_null(store);
+    struct store_status status = wait_for_status(is_waiting);
+    assert_int_equal(status.oldest_unshipped, ROOM_HOUR);
+    assert_non_null(strstr(status.error, "no connection to Redis"));
+    redis_room_start(&redis);
+    wait_until_exact();
+    status = wait_for_status(is_well);
+    assert_false(status.may_evict);
+    assert_non_null(strstr(status.durability, "everysec"));
+    write_both(100);
+    wait_until_exact();
+    (void) wait_for_status(has_shipped_more);
+    assert_int_equal(store_writers(store, writers, 2), 2);
+    assert_true(strcmp(writers[0].id, writers[1].id) < 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(store_shipped(store, writers[i].id), writers[i].shipped);
+    assert_int_equal(store_shipped(store, "0123456789abcdef0123456789abcdef"), 0);
+    assert_int_equal(store_writers(store, NULL, 0), 2);
+}
+
+static void outlives_killed_and_wiped_redis(void **state)
+{
+    (void) state;
+    redis_room_start(&redis);
+    store = store_start(&options);
+    for (int i = 0; i < 3; i++) {
+        write_both(500);
+        usleep((useconds_t) unit_random_below(100000));
+        redis_room_kill(&redis);
+        redis_room_lose_tail(&redis);
+        redis_room_start(&redis);
+        wait_until_exact();
+    }
+    (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+    wait_until_exact(); /* without a new record: it asks by itself */
+    struct store_status status = wait_for_status(is_well);
+    assert_true(status.regressions > 0);
+}
+
+/* A writer that ended is still there for a Redis that forgets. */
+static void finished_writers_are_shipped_again(void **state)
+{
+    (void) state;
+    redis_room_start(&redis);
+    store = store_start(&options);
+    write_both(50);
+    journal_destroy(&other_room.journal);
+    wait_until_exact();
+    (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+    wait_until_exact();
+}
+
+static void two_stores_count_once(void **state)
+{
+    struct store *second = NULL;
+    (void) state;
+    redis_room_start(&redis);
+    store = store_start(&options);
+    second = store_start(&options);
+    assert_true(store != NULL && second != NULL);
+    for (int i = 0; i < 10; i++) {
+        write_both(150);
+        usleep(20000);
+    }
+    wait_until_exact();
+    store_stop(&second);
+    write_both(10);
+    wait_until_exact();
+}
+
+static void one_stuck_writer_stops_no_other(void **state)
+{
+    struct record close = room_close_record(other_number, ROOM_HOUR);
+    struct store_status status;
+    mono_ms until = clock_mono_ms() + WAIT_MS;
+    (void) state;
+    redis_room_start(&redis);
+    assert_true(room_open(&other_room, 0, ROOM_HOUR, NULL));
+    close.input_tokens = INT64_MAX;
+    journal_close(other_room.journal, &close, NULL);
+    room_turn(&other_room);
+    store = store_start(&options);
+    ledger_write(&room, &number, 200, APART_MS);
+    do {
+        store_status(store, &status);
+        usleep(10000);
+    } while ((status.stuck_writers != 1 || !is_exact(&room)) && clock_mono_ms() < until);
+    assert_int_equal(status.stuck_writers, 1);
+    assert_true(status.is_up);
+    assert_non_null(strstr(status.error, "quantity"));
+    assert_true(is_exact(&room));
+}
+
+/* It ends soon, also while it waits for a Redis that hangs; four times the promised second. */
+static void ends_when_told(void **state)
+{
+    (void) state;
+    redis_room_start(&redis);
+    store = store_start(&options);
+    write_both(10);
+    wait_until_exact();
+    redis_room_signal(&redis, SIGSTOP);
+    write_both(10);
+    usleep(200000);
+    mono_ms began = clock_mono_ms();
+    store_stop(&store);
+    assert_null(store);
+    assert_true(clock_mono_ms() - began < 4000);
+    redis_room_signal(&redis, SIGCONT);
+    redis_room_kill(&redis);
+    store = store_start(&options);
+    usleep(50000);
+    began = clock_mono_ms();
+    store_stop(&store);
+    assert_true(clock_mono_ms() - began < 4000);
+    store_stop(&store);
+}
+
+static void redis_is_where_the_configuration_says(void **state)
+{
+    struct redis_address tcp = {.kind = REDIS_TCP, .host = "::1", .port = 7000, .database = 3}, none = {0};
+    (void) state;
+    struct redis_options made = store_redis_options(&tcp, "/run/private");
+    assert_null(made.path);
+    assert_string_equal(made.host, "::1");
+    assert_int_equal(made.port, 7000);
+    assert_int_equal(made.database, 3);
+    made = store_redis_options(&none, "/run/private");
+    assert_string_equal(made.path, "/run/private");
+    assert_int_equal(made.database, 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(ships_all_when_redis_comes),
+        TEST(outlives_killed_and_wiped_redis),
+        TEST(finished_writers_are_shipped_again),
+        TEST(two_stores_count_once),
+        TEST(one_stuck_writer_stops_no_other),
+        TEST(ends_when_told),
+        cmocka_unit_test(redis_is_where_the_configuration_says),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
