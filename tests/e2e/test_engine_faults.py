@@ -152,15 +152,20 @@ def attempts(engines, request_id):
 
 @pytest.mark.parametrize("status", [502, 503])
 def test_502_and_503_go_to_another_instance(gateway, engines, status):
+    def sent_to_both(answer):
+        return attempts(engines, answer.headers["x-request-id"]) == (1, 1)
+
+    # Which one is asked first is chance; failing more often than needed would open its breaker.
     engines.first.fault(f"status={status}")
     try:
-        answers = [gateway.complete("pair", max_tokens=1) for _ in range(12)]
+        answers = [gateway.complete("pair", max_tokens=1)]
+        while not sent_to_both(answers[-1]) and len(answers) < 40:
+            answers.append(gateway.complete("pair", max_tokens=1))
     finally:
         engines.first.fault()
     assert {answer.status_code for answer in answers} == {200}
-    both = [answer for answer in answers if attempts(engines, answer.headers["x-request-id"]) == (1, 1)]
-    assert both, "none of them was sent to the faulty one first"
-    assert gateway.metric_sum("tollgate_upstream_retries_total", model="pair") >= len(both)
+    assert sent_to_both(answers[-1]), "none of them was sent to the faulty one first"
+    assert gateway.metric_sum("tollgate_upstream_retries_total", model="pair") >= 1
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
