@@ -16,7 +16,7 @@
 
 const char *const ROW_STATE_NAMES[ROW_STATE_COUNT] = {"pending", "sent", "acked", "duplicate", "rejected", "held"};
 
-enum { LINE_BYTES_MAX = 4096, CRC_CHARACTERS = 8, SLOTS_FIRST = 64 };
+enum { LINE_BYTES_MAX = 8192, CRC_CHARACTERS = 8, SLOTS_FIRST = 64 };
 
 struct row_states {
     enum provider_kind provider;
@@ -142,6 +142,7 @@ static bool fill_entry(json_t *object, struct row_entry *ret)
         return false;
     int state_place = place_of(state, ROW_STATE_NAMES, ROW_STATE_COUNT);
     int measure_place = place_of(measure, MEASURE_NAMES, MEASURE_COUNT);
+    text_copy(ret->reason, sizeof ret->reason, text_of(reason)); /* what was repaired may be longer now */
     ret->state = (enum row_state) state_place;
     ret->when = when;
     ret->first_sent = sent;
@@ -155,7 +156,6 @@ static bool fill_entry(json_t *object, struct row_entry *ret)
     row->ended = ended;
     return state_place < ROW_STATE_COUNT && measure_place < MEASURE_COUNT && revision >= 0 &&
            revision <= ROW_REVISION_MAX && copy_name(row->id, sizeof row->id, id) &&
-           copy_name(ret->reason, sizeof ret->reason, reason) &&
            copy_name(row->name.epoch.writer, sizeof row->name.epoch.writer, writer) &&
            copy_name(row->name.tenant, sizeof row->name.tenant, tenant) &&
            copy_name(row->name.meter, sizeof row->name.meter, meter) && copy_name(row->model, sizeof row->model, model);

@@ -116,6 +116,28 @@ static void write_bytes(const char *bytes, size_t count)
     fclose(file);
 }
 
+/* Reasons come from elsewhere: bytes that are no text, and a cut in the middle of a character. */
+static void test_any_reason_can_be_kept(void **state)
+{
+    (void) state;
+    char noise[2 * ROW_REASON_BYTES_MAX], controls[2 * ROW_REASON_BYTES_MAX];
+    memset(noise, 0xff, sizeof noise - 1);
+    memset(controls, 1, sizeof controls - 1);
+    noise[sizeof noise - 1] = controls[sizeof controls - 1] = '\0';
+    struct row_states *states = open_states();
+    struct row first = row_number(1), second = row_number(2);
+    assert_true(row_states_add(states, &first, ROW_HELD, 1, noise));
+    assert_true(row_states_add(states, &second, ROW_HELD, 1, controls));
+    for (int round = 0; round < 3; round++) {
+        row_states_close(&states);
+        states = open_states();
+        assert_int_equal(row_states_count(states), 2);
+        assert_true(strlen(row_states_find(states, first.id)->reason) > ROW_REASON_BYTES_MAX - 4);
+        assert_int_equal(strlen(row_states_find(states, second.id)->reason), ROW_REASON_BYTES_MAX);
+    }
+    row_states_close(&states);
+}
+
 /* A crash at any byte of the last line leaves the state before it; damage anywhere else is told. */
 static void test_a_torn_tail_is_cut_and_damage_is_told(void **state)
 {
@@ -198,6 +220,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_states_survive_opening_again, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_rejected_row_goes_again_as_its_next_revision, scratch_create,
                                         scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_any_reason_can_be_kept, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_torn_tail_is_cut_and_damage_is_told, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_full_disk_changes_nothing, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_many_rows_are_found, scratch_create, scratch_destroy),
