@@ -33,19 +33,19 @@ static void test_cells_are_the_sum_of_the_closes(void **state)
     (void) state;
     for (int round = 0; round < 20; round++) {
         struct cells *cells = cells_create();
-        int64_t expected[MEASURE_COUNT] = {0}, found[MEASURE_COUNT] = {0};
+        int64_t expected[MEASURE_COUNT][4] = {0}, found[MEASURE_COUNT][4] = {0}; /* by source */
         for (size_t i = unit_random_below(3000); i > 0; i--) {
             struct record close = any_close();
             assert_true(cells_add_close(cells, &close));
-            expected[MEASURE_REQUESTS] += close.billed;
-            expected[MEASURE_INPUT_TOKENS] += close.billed ? close.input_tokens : 0;
-            expected[MEASURE_CACHED_INPUT_TOKENS] += close.billed ? close.cached_input_tokens : 0;
-            expected[MEASURE_OUTPUT_TOKENS] += close.billed ? close.output_tokens : 0;
+            expected[MEASURE_REQUESTS][COUNT_NONE] += close.billed;
+            expected[MEASURE_INPUT_TOKENS][close.input_source] += close.billed ? close.input_tokens : 0;
+            expected[MEASURE_CACHED_INPUT_TOKENS][close.input_source] += close.billed ? close.cached_input_tokens : 0;
+            expected[MEASURE_OUTPUT_TOKENS][close.output_source] += close.billed ? close.output_tokens : 0;
         }
         struct cell *sorted = cells_sorted(cells);
         for (size_t i = 0; i < cells_count(cells); i++) {
             assert_true(sorted[i].quantity > 0);
-            found[sorted[i].measure] += sorted[i].quantity;
+            found[sorted[i].measure][sorted[i].source] += sorted[i].quantity;
         }
         assert_memory_equal(found, expected, sizeof found);
         free(sorted);
