@@ -19,7 +19,8 @@ enum {
     TICK_MS = 50,
     DOWN_TICK_MS = 250,
     LOOK_MS = 500,   /* between two looks for new writers */
-    CHECK_MS = 5000, /* between two questions whether Redis still has everything */
+    PING_MS = 1000,  /* between two questions whether it is still the same Redis */
+    CHECK_MS = 5000, /* between two questions whether it still has everything */
     RETRY_MS = 100,  /* after a refusal; doubled by each further one */
     RETRY_MAX_MS = 5000,
     CONNECT_MS = 700,
@@ -46,7 +47,7 @@ struct store {
     struct writer *writers; /* sorted by id */
     size_t writer_count;
     uint64_t connections, regressions; /* as of the last check of everybody */
-    mono_ms next_look, next_check;
+    mono_ms next_look, next_ping, next_check;
     char error[REDIS_ERROR_BYTES];
     bool is_up;
     pthread_t thread;
@@ -246,8 +247,10 @@ static void learn_durability(struct store *store)
 /* Another connection may be another Redis, and what one writer lost others did too. */
 static void check_if_due(struct store *store)
 {
-    bool is_due = clock_mono_ms() >= store->next_check;
-    if (is_due || !store->is_up) {
+    mono_ms now = clock_mono_ms();
+    bool is_due = now >= store->next_check;
+    if (now >= store->next_ping || !store->is_up) {
+        store->next_ping = now + PING_MS;
         store->is_up = redis_is_ready(store->redis);
         if (!store->is_up)
             text_copy(store->error, sizeof store->error, text_of(redis_error(store->redis)));

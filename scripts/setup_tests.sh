@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetch what the tests need into build/: venv-tests (pytest, clients, a Node of its own), node (the official client for
-# Node), tools/promtool, tools/redis-server; and the demo's engine and model. Debian packages only where they start no daemon.
+# Node), tools/promtool, tools/redis-server; and the demo's engine and model. Debian packages only where they start no
+# daemon.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

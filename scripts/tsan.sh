@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 threaded='base/test_loop base/test_loop_inbox base/test_frame base/test_metrics base/test_log conf/test_reload
-billing/test_journal billing/test_journal_sync backends/test_fleet backends/test_children backends/test_queue
+billing/test_journal billing/test_journal_sync billing/test_store backends/test_fleet backends/test_children backends/test_queue
 ratelimit/test_limiter_threads ratelimit/test_estimate'
 wanted=''
 for test in $threaded; do
