@@ -40,12 +40,31 @@ void arena_finish(struct arena *arena)
     arena_init(arena, arena->_limit_bytes);
 }
 
+void arena_clear(struct arena *arena)
+{
+    struct arena_block *kept = NULL;
+    while (arena->_blocks != NULL) {
+        struct arena_block *block = arena->_blocks;
+        arena->_blocks = block->next;
+        check_red_zone(block);
+        if (kept == NULL && block->capacity_bytes == BLOCK_BYTES) {
+            kept = block;
+            kept->next = NULL;
+            kept->used_bytes = 0;
+        } else {
+            free(block);
+        }
+    }
+    arena_init(arena, arena->_limit_bytes);
+    arena->_blocks = kept;
+}
+
 static struct arena_block *block_create(size_t capacity_bytes)
 {
-    struct arena_block *block = calloc(1, sizeof(*block) + capacity_bytes + sizeof(red_zone));
+    struct arena_block *block = malloc(sizeof(*block) + capacity_bytes + sizeof(red_zone));
     if (block == NULL)
         return NULL;
-    block->capacity_bytes = capacity_bytes;
+    *block = (struct arena_block){.capacity_bytes = capacity_bytes};
     memcpy(block->bytes + capacity_bytes, &red_zone, sizeof(red_zone));
     return block;
 }
@@ -90,6 +109,7 @@ void *arena_take(struct arena *arena, size_t count)
     void *taken = block->bytes + block->used_bytes;
     block->used_bytes += rounded;
     arena->_used_bytes += rounded;
+    memset(taken, 0, rounded);
     return taken;
 }
 

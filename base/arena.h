@@ -21,6 +21,8 @@ struct arena {
 void arena_init(struct arena *arena, size_t limit_bytes);
 /* Frees everything; the arena may be initialised again. */
 void arena_finish(struct arena *arena);
+/* As arena_finish and arena_init with the same limit, but one block is kept for the next user. */
+void arena_clear(struct arena *arena);
 /* @count bytes aligned for any type, zeroed, or NULL when the limit or memory is exhausted (then arena_overflowed). */
 void *arena_take(struct arena *arena, size_t count);
 /* A NUL-terminated copy of @from, or NULL as above. */

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,8 +16,9 @@
 #include "base/metrics.h"
 #include "base/panic.h"
 
-/* A pipe that polls writable takes this much at once (pipe(7)), so the thread never sleeps in write(2). */
-enum { WRITE_BYTES_MAX = 4096, POLL_MS = 100 };
+/* A pipe that polls writable takes so much at once (pipe(7)) that the thread never sleeps in write(2); files and
+ * devices take any amount. */
+enum { PIPE_BYTES_MAX = 4096, WRITE_BYTES_MAX = 65536, POLL_MS = 100 };
 
 /* Lines are gathered for so long, unless so many wait already. */
 enum { GATHER_MS = 5, HURRY_BYTES = LOG_RING_BYTES / 4 };
@@ -96,15 +98,15 @@ static uint64_t wait_until_filled(void)
 
 /* Copy as many of the @waiting bytes as are whole lines and fit. Without the mutex: nobody overwrites them, and only
  * this thread moves taken. */
-static size_t copy_lines(char to[WRITE_BYTES_MAX], uint64_t waiting)
+static size_t copy_lines(char *to, size_t most, uint64_t waiting)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < WRITE_BYTES_MAX && i < waiting; i++) {
-        to[i] = _shared.bytes[(_shared.taken + i) % LOG_RING_BYTES];
-        if (to[i] == '\n')
-            count = i + 1;
-    }
-    return count;
+    size_t count = waiting < most ? (size_t) waiting : most;
+    size_t at = _shared.taken % LOG_RING_BYTES;
+    size_t before_wrap = count < LOG_RING_BYTES - at ? count : LOG_RING_BYTES - at;
+    memcpy(to, _shared.bytes + at, before_wrap);
+    memcpy(to + before_wrap, _shared.bytes, count - before_wrap);
+    const char *line_end = memrchr(to, '\n', count);
+    return line_end != NULL ? (size_t) (line_end - to) + 1 : 0;
 }
 
 static bool may_wait(void)
@@ -167,13 +169,21 @@ static int64_t take_out(size_t count)
     return dropped;
 }
 
+static bool takes_any_amount(void)
+{
+    struct stat status;
+    return fstat(STDERR_FILENO, &status) == 0 && !isatty(STDERR_FILENO) &&
+           (S_ISREG(status.st_mode) || S_ISCHR(status.st_mode));
+}
+
 static void *run_writer(void *unused)
 {
     (void) unused;
     is_writer = true;
-    char lines[WRITE_BYTES_MAX];
+    static char lines[WRITE_BYTES_MAX];
+    size_t most = takes_any_amount() ? WRITE_BYTES_MAX : PIPE_BYTES_MAX;
     for (uint64_t waiting = wait_until_filled(); waiting > 0; waiting = wait_until_filled()) {
-        size_t length = copy_lines(lines, waiting);
+        size_t length = copy_lines(lines, most, waiting);
         if (!write_lines(lines, length))
             break;
         int64_t dropped = take_out(length);

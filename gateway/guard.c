@@ -19,14 +19,14 @@ static bool is_one_of(unsigned char byte, const char *set)
     return byte != 0 && strchr(set, byte) != NULL;
 }
 
-/* RFC 9110, 5.6.2: token. */
+/* RFC 9110, 5.6.2: token. The letters, digits and hyphens that nearly all names are made of come first. */
 static bool is_token(struct text name)
 {
     if (name.length == 0)
         return false;
     for (size_t i = 0; i < name.length; i++) {
         unsigned char byte = (unsigned char) name.at[i];
-        if (!is_letter_or_digit(byte) && !is_one_of(byte, "!#$%&'*+-.^_`|~"))
+        if (!is_letter_or_digit(byte) && byte != '-' && !is_one_of(byte, "!#$%&'*+.^_`|~"))
             return false;
     }
     return true;

@@ -58,9 +58,47 @@ void request_run(struct request *request)
     }
 }
 
+enum { SPARE_REQUESTS_MAX = 256, ERROR_BYTES_MAX = 8192 };
+
+static struct request *take_spare(struct worker *worker)
+{
+    struct request *request = worker->spare;
+    if (request == NULL) {
+        request = calloc(1, sizeof *request);
+        if (request != NULL)
+            arena_init(&request->arena, REQUEST_ARENA_BYTES);
+        return request;
+    }
+    struct arena arena = request->arena;
+    worker->spare = request->next;
+    worker->spare_count--;
+    *request = (struct request){.arena = arena};
+    return request;
+}
+
 static void request_free(struct request *request)
 {
-    free(request);
+    struct worker *worker = request->worker;
+    if (worker->spare_count >= SPARE_REQUESTS_MAX) {
+        arena_finish(&request->arena);
+        free(request);
+        return;
+    }
+    arena_clear(&request->arena);
+    request->next = worker->spare;
+    worker->spare = request;
+    worker->spare_count++;
+}
+
+void requests_finish(struct worker *worker)
+{
+    while (worker->spare != NULL) {
+        struct request *request = worker->spare;
+        worker->spare = request->next;
+        arena_finish(&request->arena);
+        free(request);
+    }
+    worker->spare_count = 0;
 }
 
 static void on_later(struct loop_turn_end *end)
@@ -107,7 +145,7 @@ static void write_id(struct request *request)
 
 struct request *request_begin(struct worker *worker, struct connection *connection, const struct http_head *head)
 {
-    struct request *request = calloc(1, sizeof *request);
+    struct request *request = take_spare(worker);
     if (request == NULL)
         return NULL;
     request->worker = worker;
@@ -121,7 +159,6 @@ struct request *request_begin(struct worker *worker, struct connection *connecti
     request->tenant = request->key = request->user = request->model = request->model_asked = "";
     request->endpoint = ENDPOINT_COUNT;
     request->cap_tokens = -1;
-    arena_init(&request->arena, REQUEST_ARENA_BYTES);
     write_id(request);
     request->next = worker->active;
     if (request->next != NULL)
@@ -218,16 +255,14 @@ void request_reply_error(struct request *request)
     const struct outcome_row *row = &OUTCOMES[request->outcome];
     const char *message = request->detail != NULL ? request->detail : row->message;
     const char *code = request->code != NULL ? request->code : row->code;
-    size_t capacity = strlen(message) * 6 + 256;
-    char *memory = arena_take(&request->arena, capacity);
-    struct text body =
-        TEXT("{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
-    if (memory != NULL) {
-        struct builder builder;
-        builder_init(&builder, memory, capacity);
-        openai_error_json(&builder, message, request->type != NULL ? request->type : row->type, request->param, code);
-        body = builder_text(&builder);
-    }
+    char memory[ERROR_BYTES_MAX];
+    struct builder builder;
+    builder_init(&builder, memory, sizeof memory);
+    openai_error_json(&builder, message, request->type != NULL ? request->type : row->type, request->param, code);
+    struct text body = arena_copy(&request->arena, builder_text(&builder));
+    if (body.at == NULL || builder.overflowed)
+        body =
+            TEXT("{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
     request_reply_json(request, request->status, body);
 }
 
@@ -258,7 +293,6 @@ void request_end(struct request *request, bool sent)
     body_finish(&request->body);
     relay_finish(&request->relay);
     policy_drop(&request->policy);
-    arena_finish(&request->arena);
     if (request->previous != NULL)
         request->previous->next = request->next;
     else

@@ -163,6 +163,8 @@ struct request {
 
 /* Begin with a head; false when memory is exhausted. The request is the server's until request_end. */
 struct request *request_begin(struct worker *worker, struct connection *connection, const struct http_head *head);
+/* Free the memory kept for future requests, at the worker's end. */
+void requests_finish(struct worker *worker);
 /* A piece of the body. REPLY: it was too much, and the refusal is on its way. */
 enum step_result request_add_body(struct request *request, struct text piece);
 /* Run steps until one waits or the answer is decided and sent. */

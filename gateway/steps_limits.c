@@ -81,7 +81,7 @@ static enum step_result refuse(struct request *request, const struct limit_answe
     request->retry_after_ms = answer->verdict == LIMIT_REFUSED ? answer->retry_after_ms : 0;
     metric_count(METRIC_RATELIMITED, LIMIT_KIND_NAMES[answer->kind], LIMIT_SCOPE_NAMES[answer->scope]);
     return request_decide(request, answer->verdict == LIMIT_REFUSED ? OUTCOME_LIMITED : OUTCOME_TOO_LARGE,
-                          request_format(request, "%s", message));
+                          arena_copy_string(&request->arena, text_of(message)));
 }
 
 enum step_result step_reserve(struct request *request)

@@ -185,6 +185,7 @@ static bool prepare(struct worker *worker)
 static void release(struct worker *worker)
 {
     server_destroy(&worker->server);
+    requests_finish(worker);
     upstream_destroy(&worker->upstream);
     loop_destroy(worker->loop);
     buffer_finish(&worker->scratch);

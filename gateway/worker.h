@@ -27,6 +27,8 @@ struct worker {
     struct limiter *limiter;
     struct estimator *estimator;
     struct request *active;
+    struct request *spare; /* ended ones, kept for the next */
+    int spare_count;
     struct buffer scratch;    /* what one engine callback writes to its client; empty between callbacks */
     uint64_t random_state[2]; /* request ids; not for secrets */
     pthread_t thread;

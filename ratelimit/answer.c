@@ -1,8 +1,6 @@
 /* What OpenAI's clients read: Go durations in headers, and a sentence with the figures. */
 #include "ratelimit/answer.h"
 
-#include <inttypes.h>
-
 static const int64_t MILLISECONDS_PER_HOUR = 3600000;
 static const int64_t MILLISECONDS_PER_MINUTE = 60000;
 
@@ -110,7 +108,8 @@ static void add_name(struct builder *to, const char *name)
 
 static void add_scope(struct builder *to, enum limit_scope scope, const struct limit_subject *subject)
 {
-    builder_format(to, "%s ", LIMIT_SCOPE_NAMES[scope]);
+    builder_add_string(to, LIMIT_SCOPE_NAMES[scope]);
+    builder_add_string(to, " ");
     add_name(to, scope == SCOPE_MODEL ? subject->model : subject->tenant);
     if (scope == SCOPE_MODEL || scope == SCOPE_TENANT)
         return;
@@ -118,11 +117,19 @@ static void add_scope(struct builder *to, enum limit_scope scope, const struct l
     add_name(to, scope == SCOPE_KEY ? subject->key : scope == SCOPE_USER ? subject->user : subject->model);
 }
 
+static void add_counted(struct builder *to, const char *before, int64_t count)
+{
+    builder_add_string(to, before);
+    builder_add_int(to, count, 1);
+}
+
 static void add_limit(struct builder *to, const struct limit_answer *answer)
 {
-    builder_format(to, ": Limit %" PRId64, answer->limit);
-    if (answer->capacity != answer->limit)
-        builder_format(to, " (at once %" PRId64 ")", answer->capacity);
+    add_counted(to, ": Limit ", answer->limit);
+    if (answer->capacity != answer->limit) {
+        add_counted(to, " (at once ", answer->capacity);
+        builder_add_string(to, ")");
+    }
 }
 
 void limit_message(const struct limit_answer *answer, const struct limit_subject *subject, char to[LIMIT_MESSAGE_BYTES])
@@ -136,14 +143,16 @@ void limit_message(const struct limit_answer *answer, const struct limit_subject
         builder_add_string(&text, " by ");
     }
     add_scope(&text, answer->scope, subject);
-    builder_format(&text, " on %s", MEASURES[answer->kind]);
+    builder_add_string(&text, " on ");
+    builder_add_string(&text, MEASURES[answer->kind]);
     add_limit(&text, answer);
     if (too_large) {
-        builder_format(&text, ", Requested %" PRId64 ". The input or output tokens must be reduced.",
-                       answer->requested);
+        add_counted(&text, ", Requested ", answer->requested);
+        builder_add_string(&text, ". The input or output tokens must be reduced.");
     } else {
-        builder_format(&text, ", Used %" PRId64 ", Requested %" PRId64 ". Please try again in ", answer->used,
-                       answer->requested);
+        add_counted(&text, ", Used ", answer->used);
+        add_counted(&text, ", Requested ", answer->requested);
+        builder_add_string(&text, ". Please try again in ");
         add_duration(&text, answer->retry_after_ms);
         builder_add_string(&text, ".");
     }
