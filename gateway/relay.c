@@ -274,9 +274,8 @@ struct usage relay_usage(const struct relay *relay, bool complete, int64_t input
     usage.input_tokens = engine.input_tokens;
     usage.cached_input_tokens = engine.cached_input_tokens;
     usage.input_source = USAGE_ENGINE;
-    /* Of a stream that was broken off the engine may have generated more than was relayed. */
-    bool is_final = complete || relay->kind == RELAY_WHOLE || (int64_t) relay->finished >= relay->rules.choices;
-    if (is_final && (engine.output_tokens > 0 || complete)) {
+    /* On the chunks of a broken-off stream usage says exactly what was relayed: it came with the last of them. */
+    if (engine.output_tokens > 0 || complete) {
         int64_t others = other_choices(relay, engine.output_tokens);
         usage.output_tokens = engine.output_tokens + others;
         usage.output_source = others > 0 ? USAGE_COUNTED : USAGE_ENGINE;

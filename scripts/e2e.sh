@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests that start the real binary: e2e.sh <mode> [pytest arguments]. The last line is "N passed, M failed"; a test
-# that was skipped has failed.
+# The tests that start the real binary: e2e.sh <mode> [pytest arguments]; TESTS names files when not all are to run. The
+# last line is "N passed, M failed"; a test that was skipped has failed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,10 @@ export NODE="$PWD/build/tools/node"
 [ "$mode" = release ] || export SLOWNESS=3
 export ASAN_OPTIONS="detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
-build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" tests/e2e || :
+# A race ends the process that has it, and with it the test.
+export TSAN_OPTIONS="halt_on_error=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+# shellcheck disable=SC2086 # one word a file
+build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" ${TESTS:-tests/e2e} || :
 build/venv-tests/bin/python - "$results" <<'END'
 import sys
 import xml.etree.ElementTree as tree

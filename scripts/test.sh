@@ -40,6 +40,9 @@ suite unit-asan 10 "$make" -s -j "$jobs" MODE=asan unit
 suite unit-tsan 10 scripts/tsan.sh
 suite fuzz-replay 10 "$make" -s -j "$jobs" fuzz-replay
 suite e2e 20 "$make" -s -j "$jobs" e2e
+# Threads meet where requests wait, leave and see the policy change.
+TESTS='tests/e2e/test_waiting_queue.py tests/e2e/test_client_gone.py tests/e2e/test_reload.py' \
+    suite e2e-tsan 10 "$make" -s -j "$jobs" MODE=tsan e2e
 suite e2e-asan 25 "$make" -s -j "$jobs" MODE=asan e2e
 
 echo

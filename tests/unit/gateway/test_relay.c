@@ -311,8 +311,8 @@ static const struct bill bills[] = {
      USAGE_ENGINE},
     /* gone or died mid-stream, without and with usage on each chunk */
     {CHAT(WORD(0)) CHAT(WORD(0)), DIALECT_OPENAI, 1, false, false, 50, 2, USAGE_ESTIMATED, USAGE_COUNTED},
-    {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(0) "," USAGE(7, 9)), DIALECT_VLLM, 1, false, false, 7, 2, USAGE_ENGINE,
-     USAGE_COUNTED},
+    {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(0) "," USAGE(7, 9)), DIALECT_VLLM, 1, false, false, 7, 9, USAGE_ENGINE,
+     USAGE_ENGINE},
     {"", DIALECT_OPENAI, 1, false, false, 50, 0, USAGE_ESTIMATED, USAGE_COUNTED},
     /* gone after finish_reason: the engine's usage, if it came */
     {CHAT(WORD(0)) CHAT(STOP(0)) CHAT("\"choices\":[]," USAGE(7, 3)), DIALECT_OPENAI, 1, false, false, 7, 3,
