@@ -92,8 +92,8 @@ const struct lease_target *lease_target(const struct lease *lease);
 
 /* How the instance did, for its breaker. */
 enum lease_outcome {
-    LEASE_UNUSED, /* nothing was sent */
-    LEASE_OK,     /* it answered, also with 4xx; or the client left */
+    LEASE_UNUSED, /* nothing was sent, or it said nothing before the client left */
+    LEASE_OK,     /* it answered, also with 4xx */
     LEASE_BUSY,   /* 429 or 503: back-pressure, no failure */
     LEASE_CONNECT_FAILED,
     LEASE_CLOSED_EARLY, /* no byte, or the stream broke off */

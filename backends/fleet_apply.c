@@ -189,8 +189,9 @@ static void apply_model(struct fleet *fleet, const struct model *model)
     line->wanted = true;
     line_configure(line, model);
     keep_matches(line, model);
-    leave_others(line);
+    /* The new ones first: a line without any instance refuses all who wait. */
     add_new(fleet, line, model);
+    leave_others(line);
 }
 
 /* ---- starting what is new ---- */

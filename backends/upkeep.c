@@ -184,6 +184,7 @@ void upkeep_stay(struct instance *instance)
     ENSURE(instance->leaving);
     instance_set_leaving(instance, false);
     instance_set_state(instance, INSTANCE_READY, "in the configuration again");
+    metric_set(instance->metrics.slots, instance->slots);
     set_timer(instance, &instance->probe_timer, UPKEEP_LIVENESS_MS);
     line_serve(instance->line);
 }

@@ -76,6 +76,7 @@ static void unlink_active(struct exchange *exchange)
 static void destroy(struct exchange *exchange)
 {
     curl_easy_cleanup(exchange->easy);
+    explicit_bzero(exchange->bearer, sizeof exchange->bearer);
     free(exchange);
 }
 

@@ -110,8 +110,6 @@ static void count_request(const struct request *request)
     if (request->model[0] == '\0')
         return;
     observe(METRIC_REQUEST_SECONDS, endpoint_name(request), request->model, times->ended - times->head);
-    if (times->waited > 0)
-        observe(METRIC_QUEUE_WAIT_SECONDS, request->model, NULL, times->waited);
     if (times->dispatched > 0)
         observe(METRIC_OVERHEAD_SECONDS, endpoint_name(request), NULL,
                 times->dispatched - times->body_end - times->waited);

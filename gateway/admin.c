@@ -2,6 +2,7 @@
  * no web page can read it by a DNS name of its own. */
 #include "gateway/admin.h"
 
+#include <errno.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +18,19 @@
 #include "gateway/recent.h"
 #include "gateway/server.h"
 
-enum { ANSWER_BYTES_MAX = 16 * 1024 * 1024, ACCEPTS_PER_TURN_MAX = 16, CONNECTIONS_MAX = 256, BODY_MAX = 64 * 1024 };
+enum {
+    ANSWER_BYTES_MAX = 16 * 1024 * 1024,
+    ACCEPTS_PER_TURN_MAX = 16,
+    CONNECTIONS_MAX = 256,
+    FULL_PAUSE_MS = 100,
+    BODY_MAX = 64 * 1024
+};
 
 struct admin {
     struct gateway *gateway;
     struct server *server;
     struct loop_watch watch;
+    struct loop_timer again; /* the listener is not watched until then: no room */
 };
 
 struct admin_request {
@@ -278,11 +286,30 @@ static const struct server_handlers handlers = {.head = on_head,
 
 /* ---- life ---- */
 
+static void on_again(struct loop_timer *timer)
+{
+    struct admin *admin = timer->owner;
+    if (!loop_watch(admin->gateway->loop, &admin->watch, EPOLLIN))
+        loop_timer_set(admin->gateway->loop, timer, loop_now(admin->gateway->loop) + FULL_PAUSE_MS);
+}
+
+/* No room for who waits: looking at once again would only burn the control thread's time. */
+static void pause_accepting(struct admin *admin)
+{
+    struct loop *loop = admin->gateway->loop;
+    loop_unwatch(loop, &admin->watch);
+    loop_timer_set(loop, &admin->again, loop_now(loop) + FULL_PAUSE_MS);
+}
+
 static void on_ready(struct loop_watch *watch, uint32_t events)
 {
     struct admin *admin = watch->owner;
     (void) events;
-    for (int i = 0; i < ACCEPTS_PER_TURN_MAX && server_connection_count(admin->server) < CONNECTIONS_MAX; i++) {
+    for (int i = 0; i < ACCEPTS_PER_TURN_MAX; i++) {
+        if (server_connection_count(admin->server) >= CONNECTIONS_MAX) {
+            pause_accepting(admin);
+            return;
+        }
         struct sockaddr_storage address = {0};
         socklen_t length = sizeof address;
         union {
@@ -290,6 +317,8 @@ static void on_ready(struct loop_watch *watch, uint32_t events)
             struct sockaddr *any;
         } as = {.storage = &address};
         int fd = accept4(watch->fd, as.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            pause_accepting(admin);
         if (fd < 0)
             return;
         (void) server_adopt(admin->server, fd, as.any, length);
@@ -303,6 +332,7 @@ struct admin *admin_create(struct gateway *gateway, int listen_fd)
         return NULL;
     admin->gateway = gateway;
     admin->server = server_create(gateway->loop, &handlers, admin);
+    admin->again = (struct loop_timer){.fire = on_again, .owner = admin};
     admin->watch = (struct loop_watch){.fd = listen_fd, .ready = on_ready, .owner = admin};
     if (admin->server == NULL || !loop_watch(gateway->loop, &admin->watch, EPOLLIN)) {
         server_destroy(&admin->server);
@@ -319,6 +349,7 @@ void admin_destroy(struct admin **admin_pointer)
     if (admin == NULL)
         return;
     loop_unwatch(admin->gateway->loop, &admin->watch);
+    loop_timer_cancel(admin->gateway->loop, &admin->again);
     server_destroy(&admin->server);
     free(admin);
 }

@@ -342,7 +342,6 @@ static void end_answer(struct request *request, enum exchange_end end)
     const struct relay *relay = &request->relay;
     bool is_timer = ends[end].outcome == OUTCOME_ENGINE_TIMEOUT;
     if (relay->kind == RELAY_ERROR) {
-        count_failure(request, "status");
         request_wake(request);
     } else if (relay->kind == RELAY_EVENTS && end == EXCHANGE_DONE && relay_is_complete(relay)) {
         complete_stream(request);
@@ -350,7 +349,6 @@ static void end_answer(struct request *request, enum exchange_end end)
         complete_whole(request);
     } else {
         bool began = request->replied;
-        count_failure(request, EXCHANGE_END_NAMES[end]);
         answer_break(request, began ? is_timer ? OUTCOME_STREAM_CUT : OUTCOME_STREAM_BROKEN : ends[end].outcome,
                      ends[end].lease);
     }
@@ -371,7 +369,9 @@ static void on_end(void *owner, enum exchange_end end, const char *detail)
         end_answer(request, end);
         return;
     }
-    count_failure(request, EXCHANGE_END_NAMES[end]);
+    /* The other failures are counted where the lease ends; this one may be made good by the same instance. */
+    if (end == EXCHANGE_CLOSED_REUSED)
+        count_failure(request, EXCHANGE_END_NAMES[end]);
     request_wake(request);
 }
 

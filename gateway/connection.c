@@ -33,6 +33,12 @@ void connection_set_phase(struct connection *connection, enum connection_phase p
         loop_timer_set(loop, &connection->deadline, loop_now(loop) + phase_limits_ms[phase]);
 }
 
+void connection_expect_reading(struct connection *connection)
+{
+    struct loop *loop = server_loop(connection->server);
+    loop_timer_set(loop, &connection->deadline, loop_now(loop) + SERVER_SEND_MS);
+}
+
 void connection_lost(struct connection *connection)
 {
     connection->gone = true;
@@ -162,6 +168,8 @@ void connection_flush(struct connection *connection)
             return;
         }
         buffer_consume(&connection->out, (size_t) sent);
+        if (connection->write_ended)
+            connection_expect_reading(connection);
     }
     after_send(connection);
 }

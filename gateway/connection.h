@@ -72,6 +72,9 @@ bool connection_init(struct connection *connection, struct loop *loop, int fd);
 void connection_finish(struct connection *connection);
 /* One setter: moves to @phase and sets its deadline. */
 void connection_set_phase(struct connection *connection, enum connection_phase phase);
+/* The answer is finished on our side: the client has SERVER_SEND_MS to take more of it. Again whenever it has taken
+ * some. */
+void connection_expect_reading(struct connection *connection);
 /* Write a STREAM piece as one chunk (HTTP/1.0: as it is), past the library when the stream is open. */
 bool connection_write_frame(struct connection *connection, struct text bytes);
 /* Send what is pending of an open STREAM. */

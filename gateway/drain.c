@@ -19,6 +19,7 @@ int gateway_active_requests(const struct gateway *gateway)
 static void cut_all(struct gateway *gateway)
 {
     gateway->cut = true;
+    listener_destroy(&gateway->listener); /* or those who are cut come back, for as long as they like */
     gateway->drain_deadline = loop_now(gateway->loop) + AFTER_CUT_MS;
     for (int i = 0; i < gateway->worker_count; i++)
         worker_cut_all(gateway->workers[i]);

@@ -268,13 +268,24 @@ void request_reply_error(struct request *request)
 
 /* ---- the ways it ends ---- */
 
+void request_keep_partial_usage(struct request *request)
+{
+    bool is_at_it = request->exchange != NULL && !request->relay_over && request->relay.kind != RELAY_ERROR;
+    if (is_at_it)
+        request->usage = relay_usage(&request->relay, false, request->estimate.input_tokens);
+}
+
+enum lease_outcome request_unproved(const struct request *request)
+{
+    return request->engine_status == 0 ? LEASE_UNUSED : LEASE_OK;
+}
+
 void request_gone(struct request *request)
 {
     request->client_gone = true;
-    if (request->reached_engine && !request->relay_over)
-        request->usage = relay_usage(&request->relay, false, request->estimate.input_tokens);
+    request_keep_partial_usage(request);
     request_decide(request, OUTCOME_CLIENT_GONE, NULL);
-    request_release(request, LEASE_OK);
+    request_release(request, request_unproved(request));
     request_settle(request);
     request->at = last_step();
 }

@@ -209,6 +209,11 @@ void request_reached(struct request *request);
 /* The stream has come this far: that much is spent; hold enough for what follows. False: a limit says that it ends
  * here. */
 bool request_top_up(struct request *request);
+/* What an engine that is still at it has generated so far; nothing when none is, or it has refused. */
+void request_keep_partial_usage(struct request *request);
+/* How to end the lease of a request that nobody waits for any more: an engine that has said nothing has proved nothing.
+ */
+enum lease_outcome request_unproved(const struct request *request);
 /* Give back what the steps hold: place in the queue, exchange, lease. */
 void request_release(struct request *request, enum lease_outcome outcome);
 

@@ -230,6 +230,8 @@ static ssize_t on_reader(void *cls, uint64_t position, char *to, size_t capacity
         size_t count = pending < capacity ? pending : capacity;
         memcpy(to, buffer_text(&connection->out).at, count);
         buffer_consume(&connection->out, count);
+        if (connection->write_ended)
+            connection_expect_reading(connection);
         if (connection->writable_due && pending - count <= CONNECTION_LOW_WATER_BYTES) {
             connection->writable_due = false;
             connection->server->handlers.writable(connection->request);
@@ -267,6 +269,8 @@ static enum MHD_Result queue_reply(struct connection *connection)
     if (reply->close)
         (void) MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     connection->reply_queued = true;
+    if (reply->kind == REPLY_WHOLE)
+        connection_expect_reading(connection);
     enum MHD_Result result = MHD_queue_response(connection->library, (unsigned) reply->status, response);
     MHD_destroy_response(response);
     return result;
@@ -299,6 +303,7 @@ void server_write_end(struct connection *connection, bool whole)
     ENSURE(!connection->write_ended);
     connection->write_ended = true;
     connection->write_whole = whole;
+    connection_expect_reading(connection);
     if (buffer_length(&connection->out) == 0 || connection->reply.kind == REPLY_LENGTH)
         server_resume_later(connection);
 }

@@ -19,6 +19,7 @@ enum {
     SERVER_IDLE_MS = 60000, /* between requests */
     SERVER_HEAD_MS = 5000,  /* from a head's first byte to its end */
     SERVER_BODY_MS = 30000, /* from the head's end to the body's */
+    SERVER_SEND_MS = 30000, /* for a finished answer, from one part that the kernel takes to the next */
     SERVER_REPLY_HEADERS_MAX = 24
 };
 

@@ -117,13 +117,13 @@ static bool start_attempt(struct request *request, bool fresh_connection)
     };
     text_copy(request->engine, sizeof request->engine, text_of(target->engine));
     request->attempts++;
-    request->reached_engine = true;
     request->exchange_over = false;
     request->engine_status = 0;
     request->dialect = dialect;
     if (request->times.dispatched == 0)
         request->times.dispatched = clock_mono_us();
     request->exchange = exchange_start(request->worker->upstream, &ask, &ANSWER_EVENTS, request);
+    request->reached_engine |= request->exchange != NULL;
     return request->exchange != NULL;
 }
 
@@ -190,6 +190,7 @@ enum step_result step_relay(struct request *request)
 enum step_result step_finish(struct request *request)
 {
     request_release(request, LEASE_OK);
+    body_finish(&request->body); /* the client may take long to read its answer */
     answer_close(request);
     return STEP_NEXT;
 }
@@ -222,8 +223,9 @@ void request_cut(struct request *request)
         return;
     }
     request->retry_after_ms = RETRY_SOON_MS;
+    request_keep_partial_usage(request);
     (void) request_decide(request, OUTCOME_SHUTTING_DOWN, NULL);
-    request_release(request, LEASE_OK);
+    request_release(request, request_unproved(request));
     request->relay_over = true;
     request->closing = CLOSING_REFUSAL;
     request_wake(request);
