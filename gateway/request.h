@@ -130,6 +130,8 @@ struct request {
     int attempts;
     bool retried_fresh; /* the one second try on the same instance was made */
     bool retrying;      /* the next lease is for a second attempt, on another instance */
+    bool paused;        /* the only instance was given a moment, since it could not be reached */
+    struct loop_timer pause;
     struct exchange *exchange;
     enum exchange_end exchange_end;
     bool exchange_over;

@@ -7,7 +7,7 @@
 #include "gateway/request.h"
 #include "gateway/worker.h"
 
-enum { RETRY_SOON_MS = 2000, RETRY_LATER_MS = 10000 };
+enum { RETRY_SOON_MS = 2000, RETRY_LATER_MS = 10000, RETRY_PAUSE_MS = 100 };
 
 /* ---- route ---- */
 
@@ -62,9 +62,30 @@ static enum step_result take_lease(struct request *request)
     return STEP_WAIT;
 }
 
+static void on_pause_over(struct loop_timer *timer)
+{
+    request_wake(timer->owner);
+}
+
+/* The only instance could not be reached, so nothing was sent. When it has just died that is known in a moment, and
+ * then the request waits for the next one like any other. */
+static bool may_pause(const struct request *request)
+{
+    return !request->paused && request->engine_status == 0 && request->exchange_end == EXCHANGE_CONNECT_FAILED;
+}
+
+static enum step_result pause(struct request *request)
+{
+    struct loop *loop = request->worker->loop;
+    request->paused = true;
+    request->pause = (struct loop_timer){.fire = on_pause_over, .owner = request};
+    loop_timer_set(loop, &request->pause, loop_now(loop) + RETRY_PAUSE_MS);
+    return STEP_WAIT;
+}
+
 enum step_result step_route(struct request *request)
 {
-    if (request->waiting)
+    if (request->waiting || loop_timer_is_set(&request->pause))
         return STEP_WAIT;
     if (request->lease == NULL) {
         if (request->lease_verdict != LEASE_TAKEN)
@@ -74,9 +95,10 @@ enum step_result step_route(struct request *request)
             return result;
     }
     /* A second attempt needs another instance; the same one has just failed. */
-    if (request->retrying && strcmp(lease_target(request->lease)->engine, request->engine) == 0) {
+    bool is_same = request->retrying && strcmp(lease_target(request->lease)->engine, request->engine) == 0;
+    if (is_same && !request->paused) {
         lease_end(&request->lease, LEASE_UNUSED);
-        return answer_refuse_attempt(request);
+        return may_pause(request) ? pause(request) : answer_refuse_attempt(request);
     }
     request->exchange_over = false;
     request->engine_status = 0;
@@ -202,6 +224,7 @@ void request_release(struct request *request, enum lease_outcome outcome)
         stop_waiting(request);
     }
     loop_timer_cancel(request->worker->loop, &request->ping);
+    loop_timer_cancel(request->worker->loop, &request->pause);
     exchange_cancel(&request->exchange);
     lease_end(&request->lease, outcome);
 }

@@ -16,8 +16,13 @@ export ASAN_OPTIONS="detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIO
 export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 # A race ends the process that has it, and with it the test.
 export TSAN_OPTIONS="halt_on_error=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+# ThreadSanitizer's shadow does not fit everywhere: without random addresses it does.
+around=''
+if [ "$mode" = tsan ] && setarch "$(uname -m)" -R true 2>/dev/null; then
+    around="setarch $(uname -m) -R"
+fi
 # shellcheck disable=SC2086 # one word a file
-build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" ${TESTS:-tests/e2e} || :
+$around build/venv-tests/bin/python -B -m pytest -p no:cacheprovider -ra --tb=short --durations=10 --junitxml="$results" "$@" ${TESTS:-tests/e2e} || :
 build/venv-tests/bin/python - "$results" <<'END'
 import sys
 import xml.etree.ElementTree as tree
