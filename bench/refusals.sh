@@ -9,7 +9,7 @@ command -v wrk >/dev/null || {
     exit 1
 }
 home=$(mktemp -d)
-trap 'kill "$gateway" "$engine" 2>/dev/null || :; rm -rf "$home"' EXIT
+trap 'kill "$gateway" "$engine" 2>/dev/null || :; wait; rm -rf "$home"' EXIT
 engine='' gateway=''
 
 cat >"$home/tollgate.yaml" <<END
