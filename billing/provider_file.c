@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "billing/provider.h"
 
 enum { LINE_BYTES_MAX = 4096, SCHEMA = 1 };
@@ -39,17 +40,6 @@ bool provider_file_encode(const struct row *rows, size_t count, struct buffer *t
     return fits;
 }
 
-static bool write_all(int fd, struct text content)
-{
-    for (size_t written = 0; written < content.length;) {
-        ssize_t count = write(fd, content.at + written, content.length - written);
-        if (count < 0 && errno != EINTR)
-            return false;
-        written += count > 0 ? (size_t) count : 0;
-    }
-    return fsync(fd) == 0;
-}
-
 static bool deliver_at(int directory, const char *name, struct text content)
 {
     char temporary[NAME_MAX + 1];
@@ -57,7 +47,7 @@ static bool deliver_at(int directory, const char *name, struct text content)
     int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (fd < 0)
         return false;
-    bool good = write_all(fd, content);
+    bool good = file_write_all(fd, content) && fsync(fd) == 0;
     int error = errno;
     close(fd);
     if (good && renameat(directory, temporary, directory, name) == 0)

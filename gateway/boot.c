@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "backends/master.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/transfers.h"
@@ -59,15 +60,8 @@ bool gateway_keep_config(struct gateway *gateway, const struct bundle *bundle)
     struct buffer bytes;
     buffer_init(&bytes, CONFIG_BYTES_MAX);
     int fd = memfd_create("tollgate-config", MFD_CLOEXEC);
-    bool kept = fd >= 0 && bundle_write(bundle, &bytes);
-    struct text rest = buffer_text(&bytes);
-    while (kept && rest.length > 0) {
-        ssize_t written = write(fd, rest.at, rest.length);
-        kept = written > 0;
-        rest.at += kept ? written : 0;
-        rest.length -= kept ? (size_t) written : 0;
-    }
-    kept = kept && children_keep_fd(gateway->children, config_fd_name, fd);
+    bool kept = fd >= 0 && bundle_write(bundle, &bytes) && file_write_all(fd, buffer_text(&bytes)) &&
+                children_keep_fd(gateway->children, config_fd_name, fd);
     if (fd >= 0)
         close(fd);
     buffer_finish(&bytes);

@@ -182,3 +182,16 @@ int command_print_json(const char *name, struct json_t *value)
     putchar('\n');
     return COMMAND_DONE;
 }
+
+const struct model *command_find_model(const char *name, const struct policy *policy, const char *wanted)
+{
+    const struct model *model = policy_model(policy, text_of(wanted));
+    struct suggestion near = {0};
+    for (size_t i = 0; model == NULL && i < policy->model_count; i++)
+        suggest_look_at(&near, text_of(wanted), policy->models[i].name);
+    if (model == NULL && near.best != NULL)
+        command_fail(name, "--model: there is no \"%s\"; did you mean \"%s\"?", wanted, near.best);
+    else if (model == NULL)
+        command_fail(name, "--model: there is no \"%s\"", wanted);
+    return model;
+}

@@ -74,6 +74,9 @@ void command_print_problems(const struct problem_list *problems);
  * printed to standard error; warnings are not. */
 const struct policy *command_load(const char *name, const char *file);
 
+/* The model of `--model @wanted`, by its name or an alias. NULL when there is none: said, with the nearest name. */
+const struct model *command_find_model(const char *name, const struct policy *policy, const char *wanted);
+
 struct json_t; /* jansson's, which is used for output here, never for requests */
 /* Print @value and a newline to standard output and drop the reference. Returns COMMAND_DONE, or COMMAND_FAILED (said)
  * when @value is NULL (no memory, or a text that is not UTF-8) or cannot be written. */

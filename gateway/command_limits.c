@@ -5,7 +5,6 @@
 #include <jansson.h>
 
 #include "auth/key.h"
-#include "conf/suggest.h"
 #include "gateway/ask_admin.h"
 #include "gateway/command.h"
 #include "ratelimit/answer.h"
@@ -68,19 +67,6 @@ static const struct key *choose_key(const struct policy *policy, const char *wan
         command_fail(NAME,
                      "--key: no key is called so (TENANT/NAME), and none has its digest: see `tollgate keys list`");
     return key;
-}
-
-static const struct model *choose_model(const struct policy *policy, const char *wanted)
-{
-    const struct model *model = policy_model(policy, text_of(wanted));
-    struct suggestion near = {0};
-    for (size_t i = 0; model == NULL && i < policy->model_count; i++)
-        suggest_look_at(&near, text_of(wanted), policy->models[i].name);
-    if (model == NULL && near.best != NULL)
-        command_fail(NAME, "--model: there is no \"%s\"; did you mean \"%s\"?", wanted, near.best);
-    else if (model == NULL)
-        command_fail(NAME, "--model: there is no \"%s\"", wanted);
-    return model;
 }
 
 /* ---- the table ---- */
@@ -235,7 +221,7 @@ static void add_parameter(struct builder *to, const char *name, const char *valu
 static int explain(const struct policy *policy, const char *file, struct wish *wish)
 {
     const struct key *key = choose_key(policy, wish->key);
-    const struct model *model = key == NULL ? NULL : choose_model(policy, wish->model);
+    const struct model *model = key == NULL ? NULL : command_find_model(NAME, policy, wish->model);
     if (model == NULL)
         return COMMAND_FAILED;
     char memory[ADMIN_PATH_BYTES_MAX];

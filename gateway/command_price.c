@@ -5,7 +5,6 @@
 #include <jansson.h>
 
 #include "billing/price.h"
-#include "conf/suggest.h"
 #include "gateway/command.h"
 
 static const char NAME[] = "price";
@@ -85,23 +84,9 @@ static int print_json(const struct bill *bill)
                                               price_text_pico(bill->total, pico)));
 }
 
-/* NULL after saying so. */
-static const struct model *choose_model(const struct policy *policy, const char *wanted)
-{
-    const struct model *model = policy_model(policy, text_of(wanted));
-    struct suggestion near = {0};
-    for (size_t i = 0; model == NULL && i < policy->model_count; i++)
-        suggest_look_at(&near, text_of(wanted), policy->models[i].name);
-    if (model == NULL && near.best != NULL)
-        command_fail(NAME, "--model: there is no \"%s\"; did you mean \"%s\"?", wanted, near.best);
-    else if (model == NULL)
-        command_fail(NAME, "--model: there is no \"%s\"", wanted);
-    return model;
-}
-
 static int explain(const struct policy *policy, const char *wanted, const int64_t tokens[MEASURE_COUNT], bool json)
 {
-    const struct model *model = choose_model(policy, wanted);
+    const struct model *model = command_find_model(NAME, policy, wanted);
     if (model == NULL)
         return COMMAND_FAILED;
     const struct price *price = price_at(model, clock_wall_ms());

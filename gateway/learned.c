@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "conf/reload.h"
 #include "gateway/gateway.h"
@@ -20,18 +21,6 @@ enum { SAVE_EVERY_MS = 60000 };
 static void write_path(const struct policy *policy, const char *suffix, char to[PATH_MAX])
 {
     snprintf(to, PATH_MAX, "%s/estimates%s", policy->state_dir, suffix);
-}
-
-static bool write_all(int fd, struct text bytes)
-{
-    while (bytes.length > 0) {
-        ssize_t written = write(fd, bytes.at, bytes.length);
-        if (written <= 0)
-            return false;
-        bytes.at += written;
-        bytes.length -= (size_t) written;
-    }
-    return true;
 }
 
 /* Written beside and renamed: a crash leaves the old one. Lost learning costs some precision and nothing else, so no
@@ -46,7 +35,7 @@ static void save(struct gateway *gateway)
     policy_drop(&policy);
     buffer_init(&learned, ESTIMATOR_FILE_BYTES_MAX);
     int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool saved = fd >= 0 && estimator_write(gateway->estimator, &learned) && write_all(fd, buffer_text(&learned));
+    bool saved = fd >= 0 && estimator_write(gateway->estimator, &learned) && file_write_all(fd, buffer_text(&learned));
     if (fd >= 0)
         close(fd);
     if (!saved || rename(beside, path) != 0)
