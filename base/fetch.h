@@ -15,18 +15,21 @@ struct fetch; /* one exchange in flight */
 
 struct fetch_request {
     const char *url;
-    const char *socket_path; /* unix socket, or NULL */
-    const char *bearer;      /* or NULL; never logged */
-    const char *json_body;   /* POST when not NULL, else GET */
-    int timeout_ms;          /* of the whole exchange; > 0 */
-    int connect_timeout_ms;  /* > 0 */
+    const char *socket_path;    /* unix socket, or NULL */
+    const char *bearer;         /* or NULL; never logged */
+    const char *json_body;      /* POST when not NULL */
+    const char *form_body;      /* POST as application/x-www-form-urlencoded when not NULL; not both. Neither: GET */
+    const char *const *headers; /* more of them, "Name: value", NULL-terminated; or NULL. Never logged */
+    int timeout_ms;             /* of the whole exchange; > 0 */
+    int connect_timeout_ms;     /* > 0 */
 };
 
 struct fetch_result {
-    int status;          /* 0 = no HTTP answer: see error */
-    const char *error;   /* a constant or curl's text; "" on success */
-    bool connect_failed; /* no request was sent */
-    struct text body;    /* cut at FETCH_BODY_BYTES_MAX; valid during the call */
+    int status;              /* 0 = no HTTP answer: see error */
+    const char *error;       /* a constant or curl's text; "" on success */
+    bool connect_failed;     /* no request was sent */
+    struct text retry_after; /* the header's value; empty when there is none; valid during the call */
+    struct text body;        /* cut at FETCH_BODY_BYTES_MAX; valid during the call */
 };
 /* The fetch is over when this is called: its handle must not be cancelled any more. Others may be started and
  * cancelled from inside; the fetcher must not be destroyed. */

@@ -41,6 +41,7 @@ struct worker_shared {
     struct fleet *fleet;
     struct limiter *limiter;
     struct estimator *estimator;
+    const struct journal_options *journal; /* of every worker's journal, but for the slot */
 };
 /* NULL when a resource is missing. The thread starts with worker_start. */
 struct worker *worker_create(int index, const struct worker_shared *shared);
@@ -53,6 +54,14 @@ void worker_cut_all(struct worker *worker);
 void worker_shut_all(struct worker *worker);
 /* Stop the loop after the current turn, join, close what is left. No request may be active. NULLs. */
 void worker_destroy(struct worker **worker);
+
+/* How the worker's journal is, for /readyz. Any thread; at most about a second old. */
+enum { WORKER_TROUBLE_BYTES = 160 };
+struct worker_journal {
+    char trouble[WORKER_TROUBLE_BYTES]; /* why new requests are refused; "" = they are not */
+    int64_t slowest_write_us;           /* of the last minute */
+};
+void worker_journal(struct worker *worker, struct worker_journal *ret);
 
 /* 128 random bits for a request id. The worker's thread. */
 void worker_random(struct worker *worker, uint64_t ret[2]);

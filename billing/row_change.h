@@ -1,0 +1,29 @@
+/* What a person may do with a row: try a rejected one again, release a held one, hold one back. */
+#ifndef BILLING_ROW_CHANGE_H
+#define BILLING_ROW_CHANGE_H
+
+#include <stdbool.h>
+
+#include "billing/row_state.h"
+
+enum row_verb {
+    ROW_RETRY,     /* rejected -> pending, as the next revision */
+    ROW_RELEASE,   /* held -> pending: what it lacked (customer, meter) is looked up in the policy now */
+    ROW_HOLD,      /* pending or sent -> held */
+    ROW_DELIVERED, /* held -> acked: the person has seen it at the provider */
+    ROW_VERB_COUNT
+};
+extern const char *const ROW_VERB_NAMES[ROW_VERB_COUNT]; /* "retry", "release", "hold", "delivered" */
+
+struct row_change_result {
+    bool changed;
+    enum row_state state;                  /* after it; of no meaning when the row is not known */
+    char reason[ROW_REASON_BYTES_MAX + 1]; /* why nothing was changed, and what to do; "" when it was */
+};
+
+/* Change the row @id of @states, synced; false in the result when it is not known, when its state does not allow the
+ * verb, or when a released row still lacks what it was held for. */
+struct row_change_result row_change(struct row_states *states, const struct policy *policy, const char *id,
+                                    enum row_verb verb, wall_ms now);
+
+#endif

@@ -1,0 +1,32 @@
+/* Where usage stands at one provider, for people. Pure. */
+#ifndef BILLING_USAGE_STATUS_H
+#define BILLING_USAGE_STATUS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "billing/row_state.h"
+
+enum { USAGE_STATUS_WAITING_MAX = 20 };
+
+struct usage_status {
+    enum provider_kind provider;
+    uint64_t rows[ROW_STATE_COUNT];
+    wall_ms oldest;     /* end of the oldest epoch with a row that is pending or sent; 0 = there is none */
+    wall_ms last_acked; /* when the provider last took a row, or had it; 0 = never */
+    /* Held and rejected ones, the oldest first; how many there are stands in @rows. */
+    size_t waiting_count;
+    struct usage_waiting {
+        char id[ROW_ID_CHARACTERS + 1];
+        char tenant[RECORD_NAME_BYTES_MAX + 1];
+        char meter[ROW_METER_BYTES_MAX + 1];
+        int64_t quantity;
+        wall_ms ended;
+        enum row_state state;
+        char reason[ROW_REASON_BYTES_MAX + 1];
+    } waiting[USAGE_STATUS_WAITING_MAX];
+};
+
+void usage_status_of(const struct row_states *states, enum provider_kind provider, struct usage_status *ret);
+
+#endif
