@@ -41,6 +41,12 @@ struct kept {
     int fd; /* -1 = free slot */
 };
 
+struct listener {
+    const char *name; /* of the one child it is for; NULL = of all others */
+    const struct children_events *events;
+    void *owner;
+};
+
 struct children {
     int socket;
     struct loop *loop; /* NULL before children_attach */
@@ -51,8 +57,9 @@ struct children {
     void (*shut_down)(void *owner);
     void (*master_gone)(void *owner);
     void *owner;
-    const struct children_events *events;
-    void *events_owner;
+    struct listener listener; /* its events are NULL when there is none */
+    struct listener apart[CHILDREN_APART_MAX];
+    size_t apart_count;
     struct known_child known[MASTER_CHILDREN_MAX];
     struct kept kept[MASTER_KEPT_FDS_MAX];
     char frame_in[FRAME_BYTES_MAX];
@@ -83,19 +90,43 @@ static struct known_child *known_add(struct children *children, struct text name
     return child;
 }
 
+static struct child_info known_info(const struct known_child *child)
+{
+    return (struct child_info){.name = child->name,
+                               .note = child->note,
+                               .pid = child->pid,
+                               .start_time = child->start_time,
+                               .mark = child->mark,
+                               .running_ms = child->running_ms};
+}
+
+/* Who hears of the child called @name. */
+static const struct listener *listener_of(const struct children *children, const char *name)
+{
+    for (size_t i = 0; i < children->apart_count; i++) {
+        if (strcmp(children->apart[i].name, name) == 0)
+            return &children->apart[i];
+    }
+    return &children->listener;
+}
+
 void children_each(struct children *children, void (*receive)(void *owner, const struct child_info *info), void *owner)
 {
     for (size_t i = 0; i < MASTER_CHILDREN_MAX; i++) {
         const struct known_child *child = &children->known[i];
-        const struct child_info info = {.name = child->name,
-                                        .note = child->note,
-                                        .pid = child->pid,
-                                        .start_time = child->start_time,
-                                        .mark = child->mark,
-                                        .running_ms = child->running_ms};
-        if (child->name[0] != '\0')
+        const struct child_info info = known_info(child);
+        if (child->name[0] != '\0' && listener_of(children, child->name) == &children->listener)
             receive(owner, &info);
     }
+}
+
+bool children_find(struct children *children, const char *name, struct child_info *ret)
+{
+    const struct known_child *child = *name != '\0' ? known_find(children, text_of(name)) : NULL;
+    if (child == NULL)
+        return false;
+    *ret = known_info(child);
+    return true;
 }
 
 int children_take_fd(struct children *children, const char *name)
@@ -247,8 +278,9 @@ static void hear_started(struct children *children, struct frame_reader *frame)
     child->start_time = (uint64_t) frame_read_int(frame);
     if (children->loop != NULL)
         loop_timer_set(children->loop, &children->look, clock_mono_ms() + LOOK_AFTER_START_MS);
-    if (children->events != NULL)
-        children->events->started(children->events_owner, name, child->pid, child->start_time);
+    const struct listener *listener = listener_of(children, name);
+    if (listener->events != NULL)
+        listener->events->started(listener->owner, name, child->pid, child->start_time);
 }
 
 static void hear_exited(struct children *children, struct frame_reader *frame)
@@ -265,8 +297,9 @@ static void hear_exited(struct children *children, struct frame_reader *frame)
     struct known_child *child = known_find(children, text_of(name));
     if (child != NULL && name[0] != '\0' && child->pid == exit.pid)
         *child = (struct known_child){0};
-    if (children->events != NULL)
-        children->events->exited(children->events_owner, &exit);
+    const struct listener *listener = listener_of(children, name);
+    if (listener->events != NULL)
+        listener->events->exited(listener->owner, &exit);
 }
 
 static void hear_log_tail(struct children *children, struct frame_reader *frame)
@@ -274,8 +307,9 @@ static void hear_log_tail(struct children *children, struct frame_reader *frame)
     char name[MASTER_NAME_BYTES_MAX + 1];
     read_name(frame, name);
     struct text bytes = frame_read_text(frame);
-    if (children->events != NULL)
-        children->events->log_tail(children->events_owner, name, bytes);
+    const struct listener *listener = listener_of(children, name);
+    if (listener->events != NULL)
+        listener->events->log_tail(listener->owner, name, bytes);
 }
 
 static void hear_shut_down(struct children *children, struct frame_reader *frame)
@@ -384,8 +418,13 @@ static void socket_ready(struct loop_watch *watch, uint32_t events)
 void children_listen(struct children *children, const struct children_events *events, void *owner)
 {
     ENSURE(children->loop == NULL);
-    children->events = events;
-    children->events_owner = owner;
+    children->listener = (struct listener){.events = events, .owner = owner};
+}
+
+void children_listen_to(struct children *children, const char *name, const struct children_events *events, void *owner)
+{
+    ENSURE(children->loop == NULL && children->apart_count < CHILDREN_APART_MAX);
+    children->apart[children->apart_count++] = (struct listener){name, events, owner};
 }
 
 bool children_attach(struct children *children, struct loop *loop, void (*shut_down)(void *owner),

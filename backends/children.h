@@ -42,8 +42,12 @@ struct children_events {
 struct children *children_connect(int socket);
 /* Children run on; descriptors of LIST that nobody took are closed. NULL is a no-op. Not from within an event. */
 void children_destroy(struct children **children);
-/* What LIST told. */
+/* The children that run, as far as is known (after connecting: what LIST told); without those that children_listen_to
+ * named. */
 void children_each(struct children *children, void (*receive)(void *owner, const struct child_info *info), void *owner);
+/* The child called @name, whoever listens to it; false when none runs. The texts in @ret are valid until the loop runs.
+ */
+bool children_find(struct children *children, const char *name, struct child_info *ret);
 /* A kept descriptor of LIST, now the caller's (once), or -1. */
 int children_take_fd(struct children *children, const char *name);
 bool children_keep_fd(struct children *children, const char *name, int fd);
@@ -54,6 +58,10 @@ bool children_attach(struct children *children, struct loop *loop, void (*shut_d
                      void (*master_gone)(void *owner), void *owner);
 /* Who hears of children (backends/fleet.c); set before children_attach. */
 void children_listen(struct children *children, const struct children_events *events, void *owner);
+enum { CHILDREN_APART_MAX = 4 };
+/* Who hears of the child called @name, a constant; nobody else does. Set before children_each and children_attach; at
+ * most CHILDREN_APART_MAX. */
+void children_listen_to(struct children *children, const char *name, const struct children_events *events, void *owner);
 
 struct child_start {
     const char *name;

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/text.h"
 
@@ -64,8 +63,6 @@ bool private_redis_prepare(const char *program, const char *state_directory, con
         !is_written(name, sizeof ret->_program))
         return false;
     if (mkdir(ret->directory, 0700) != 0 && errno != EEXIST)
-        return false;
-    if (unlink(ret->socket) != 0 && errno != ENOENT)
         return false;
     set_arguments(ret);
     return true;

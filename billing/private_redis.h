@@ -15,9 +15,9 @@ struct private_redis {
     char _program[PATH_MAX];
 };
 
-/* Make state_dir/redis (0700) and fill in @ret. @program is looked for in PATH unless it has a slash. An old socket is
- * removed: only the holder of state_dir's lock may call this. It is ready when redis_is_ready through the socket says
- * so. False with errno: the directory, or too long a path. */
+/* Make state_dir/redis (0700) and fill in @ret. @program is looked for in PATH unless it has a slash. One that runs is
+ * not touched; an old socket is removed by the server that is started. It is ready when redis_is_ready through the
+ * socket says so. False with errno: the directory, or too long a path. */
 bool private_redis_prepare(const char *program, const char *state_directory, const char *runtime_directory,
                            struct private_redis *ret);
 

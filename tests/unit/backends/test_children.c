@@ -64,6 +64,37 @@ static void hear_log_tail(void *owner, const char *name, struct text bytes)
 
 static const struct children_events events = {hear_started, hear_exited, hear_log_tail};
 
+/* Of the child that somebody else than the others' listener hears of. */
+static struct heard_apart {
+    int started;
+    int exited;
+    int log_tails;
+} apart;
+
+static void hear_apart_started(void *owner, const char *name, int pid, uint64_t start_time)
+{
+    assert_ptr_equal(owner, &apart);
+    assert_string_equal(name, "apart");
+    assert_int_equal(start_time, process_start_time(pid));
+    apart.started++;
+}
+
+static void hear_apart_exited(void *owner, const struct child_exit *exit)
+{
+    assert_ptr_equal(owner, &apart);
+    assert_string_equal(exit->name, "apart");
+    apart.exited++;
+}
+
+static void hear_apart_log_tail(void *owner, const char *name, struct text bytes)
+{
+    assert_ptr_equal(owner, &apart);
+    assert_string_equal(name, "apart");
+    apart.log_tails += bytes.length > 0;
+}
+
+static const struct children_events apart_events = {hear_apart_started, hear_apart_exited, hear_apart_log_tail};
+
 static void hear_shut_down(void *owner)
 {
     assert_ptr_equal(owner, &heard);
@@ -86,10 +117,12 @@ static struct children *children;
 static void attach(int socket)
 {
     heard = (struct heard){0};
+    apart = (struct heard_apart){0};
     loop = loop_create();
     children = children_connect(socket);
     assert_non_null(children);
     children_listen(children, &events, &heard);
+    children_listen_to(children, "apart", &apart_events, &apart);
     assert_true(children_attach(children, loop, hear_shut_down, hear_master_gone, &heard));
 }
 
@@ -297,6 +330,36 @@ static void a_successor_hears_of_children_and_descriptors(void **state)
     assert_int_equal(WTERMSIG(heard.wait_status), SIGKILL);
 }
 
+static void a_child_apart_is_heard_by_its_own_listener_only(void **state)
+{
+    struct child_info info;
+    (void) state;
+    assert_false(children_find(children, "apart", &info));
+    assert_false(children_find(children, "", &info));
+    assert_true(say_start("apart", "echo hello; exec sleep 60"));
+    await(&apart.started, 1);
+    int pid = start("m/0", "exec sleep 60");
+    assert_true(children_ask_logs(children, "apart"));
+    assert_true(children_find(children, "apart", &info));
+    int pid_apart = info.pid;
+    assert_int_not_equal(pid_apart, pid);
+    succeed();
+
+    assert_int_equal(list().count, 1);
+    assert_string_equal(list().name, "m/0");
+    assert_true(children_find(children, "apart", &info));
+    assert_int_equal(info.pid, pid_apart);
+    assert_string_equal(info.note, "hash of its settings");
+    do {
+        assert_true(children_ask_logs(children, "apart"));
+        loop_run_once(loop, 20);
+    } while (apart.log_tails == 0);
+    assert_true(children_stop(children, "apart", LONG_DRAIN_MS));
+    await(&apart.exited, 1);
+    assert_false(children_find(children, "apart", &info));
+    assert_int_equal(heard.started + heard.exited + heard.log_tails, 0);
+}
+
 static void descriptors_nobody_took_are_closed(void **state)
 {
     (void) state;
@@ -458,6 +521,7 @@ int main(int argc, char **argv)
         WITH_MASTER(a_refused_second_start_ends_nothing),
         WITH_MASTER(what_the_master_would_not_take_is_not_sent),
         WITH_MASTER(a_successor_hears_of_children_and_descriptors),
+        WITH_MASTER(a_child_apart_is_heard_by_its_own_listener_only),
         WITH_MASTER(descriptors_nobody_took_are_closed),
         cmocka_unit_test(a_socket_without_a_master_is_no_connection),
         WITH_MASTER(a_shut_down_is_heard),
