@@ -1,0 +1,48 @@
+/* One pass over a provider's rows. */
+#include "billing/usage_status.h"
+
+#include <string.h>
+
+static bool is_older(const struct usage_waiting *a, const struct usage_waiting *b)
+{
+    return a->ended < b->ended || (a->ended == b->ended && strcmp(a->id, b->id) < 0);
+}
+
+/* Keep it among the oldest. */
+static void add_waiting(struct usage_status *status, const struct row_entry *entry)
+{
+    const struct row *row = &entry->row;
+    struct usage_waiting waiting = {.quantity = row->quantity, .ended = row->ended, .state = entry->state};
+    text_copy(waiting.id, sizeof waiting.id, text_of(row->id));
+    text_copy(waiting.tenant, sizeof waiting.tenant, text_of(row->name.tenant));
+    text_copy(waiting.meter, sizeof waiting.meter, text_of(row->name.meter));
+    text_copy(waiting.reason, sizeof waiting.reason, text_of(entry->reason));
+    size_t place = status->waiting_count;
+    while (place > 0 && is_older(&waiting, &status->waiting[place - 1]))
+        place--;
+    if (place == USAGE_STATUS_WAITING_MAX)
+        return;
+    if (status->waiting_count < USAGE_STATUS_WAITING_MAX)
+        status->waiting_count++;
+    size_t behind = status->waiting_count - 1 - place;
+    memmove(&status->waiting[place + 1], &status->waiting[place], behind * sizeof waiting);
+    status->waiting[place] = waiting;
+}
+
+void usage_status_of(const struct row_states *states, enum provider_kind provider, struct usage_status *ret)
+{
+    *ret = (struct usage_status){.provider = provider};
+    for (size_t i = 0; i < row_states_count(states); i++) {
+        const struct row_entry *entry = row_states_at(states, i);
+        wall_ms ended = entry->row.ended;
+        bool is_due = entry->state == ROW_PENDING || entry->state == ROW_SENT;
+        bool is_taken = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
+        ret->rows[entry->state]++;
+        if (is_due && (ret->oldest == 0 || ended < ret->oldest))
+            ret->oldest = ended;
+        if (is_taken && entry->when > ret->last_acked)
+            ret->last_acked = entry->when;
+        if (!is_due && !is_taken)
+            add_waiting(ret, entry);
+    }
+}
