@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/buffer.h"
+#include "base/metrics.h"
 #include "base/panic.h"
 #include "billing/journal_sync.h"
 
@@ -39,6 +40,7 @@ struct journal {
     struct loop_turn_end turn_end;
     struct loop_timer retry, seal;
     const char *write_trouble, *sync_trouble, *space_trouble; /* "" = none */
+    struct metric_series *write_seconds;
     int64_t slowest_us, slowest_before_us;
     mono_ms slow_window_began;
     /* the open epoch */
@@ -127,6 +129,7 @@ static bool write_pending(struct journal *journal)
         mono_us before = clock_mono_us();
         ssize_t written = pwrite(journal->fd, bytes.at, bytes.length, journal->offset);
         int64_t took_us = clock_mono_us() - before;
+        metric_observe_us(journal->write_seconds, took_us);
         if (took_us > journal->slowest_us)
             journal->slowest_us = took_us;
         if (written < 0 && errno == EINTR)
@@ -435,6 +438,7 @@ struct journal *journal_create(struct loop *loop, const struct journal_options *
     journal->epoch = 1;
     journal->write_trouble = journal->sync_trouble = journal->space_trouble = "";
     journal->waits_end = &journal->waits;
+    journal->write_seconds = metric_series(METRIC_JOURNAL_WRITE_SECONDS, (const char *const[METRIC_LABELS_MAX]){NULL});
     journal->slow_window_began = clock_mono_ms();
     journal->turn_end = (struct loop_turn_end){.run = on_turn_end, .owner = journal};
     journal->retry = (struct loop_timer){.fire = on_retry, .owner = journal};

@@ -160,6 +160,7 @@ static void take_events(struct request *request, struct text bytes)
     if (request->relay_over || request->client_gone)
         return;
     observe_content(request, chunks_before);
+    request_progress(request);
     if (relay->done_seen && relay_is_complete(relay))
         complete_stream(request);
     else if (!fits || relay->error_seen || relay->done_seen)
@@ -231,6 +232,7 @@ static void take_whole(struct request *request, struct text bytes)
         answer_break(request, OUTCOME_INTERNAL, LEASE_OK);
     else
         write_all_but_the_end(request);
+    request_progress(request);
 }
 
 static void complete_whole(struct request *request)
@@ -314,6 +316,8 @@ static void on_head(void *owner, const struct exchange_head *head)
     request_reached(request);
     enum relay_kind kind = head->status != 200 ? RELAY_ERROR : head->is_event_stream ? RELAY_EVENTS : RELAY_WHOLE;
     relay_begin(&request->relay, kind, &rules);
+    if (kind != RELAY_ERROR)
+        request_begin_progress(request);
     if (kind == RELAY_EVENTS)
         begin_events(request);
     request_wake(request);

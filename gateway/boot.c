@@ -1,6 +1,7 @@
 /* The gateway process from its configuration file to serving, and back. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <openssl/rand.h>
 #include <signal.h>
 #include <stdio.h>
@@ -254,6 +255,7 @@ static bool watch_signals(struct gateway *gateway)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     (void) signal(SIGPIPE, SIG_IGN);
+    (void) signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0)
         return false;
     gateway->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -273,11 +275,29 @@ static void on_master_gone(void *owner)
 
 /* ---- start and end ---- */
 
-static bool start_workers(struct gateway *gateway, int count)
+static bool make_journal_directory(const struct policy *policy, char to[PATH_MAX])
 {
+    int length = snprintf(to, PATH_MAX, "%s/journal", policy->state_dir);
+    if (length < 0 || length >= PATH_MAX)
+        return fail("too long a path:", policy->state_dir);
+    return mkdir(to, 0700) == 0 || errno == EEXIST || fail("cannot make", to);
+}
+
+static bool start_workers(struct gateway *gateway, const struct policy *policy)
+{
+    char directory[PATH_MAX];
+    if (!make_journal_directory(policy, directory))
+        return false;
+    const struct journal_options journal = {.directory = directory,
+                                            .sync =
+                                                policy->billing.sync == BILLING_SYNC_GROUP ? JOURNAL_GROUP : JOURNAL_OS,
+                                            .segment_bytes = JOURNAL_SEGMENT_BYTES,
+                                            .epoch_ms = policy->billing.epoch_ms};
+    int count = policy->workers;
     gateway->worker_count = 0;
     for (int i = 0; i < count && i < GATEWAY_WORKERS_MAX; i++) {
-        const struct worker_shared shared = {gateway->fleet, gateway->limiter, gateway->estimator};
+        const struct worker_shared shared = {
+            .fleet = gateway->fleet, .limiter = gateway->limiter, .estimator = gateway->estimator, .journal = &journal};
         struct worker *worker = worker_create(i, &shared);
         if (worker == NULL || !worker_start(worker))
             return fail("cannot start", "a worker thread");
@@ -292,7 +312,7 @@ static bool start_serving(struct gateway *gateway, const struct policy *policy)
     if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
         return fail("cannot make", "the limits' table");
     learned_begin(gateway, policy);
-    if (!start_workers(gateway, policy->workers))
+    if (!start_workers(gateway, policy))
         return false;
     gateway->admin = admin_create(gateway, gateway->admin_fd);
     gateway->listener = listener_create(gateway->listen_fd, gateway->workers, gateway->worker_count);

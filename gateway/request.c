@@ -32,10 +32,15 @@ static const struct step *last_step(void)
     return &steps[sizeof steps / sizeof steps[0] - 1];
 }
 
-/* Whatever happens, a request ends through the same steps: it is settled, then its last bytes leave. */
+static bool is_of_the_end(const struct step *step)
+{
+    return step->run == step_settle || step->run == step_record || step->run == step_finish || step->run == NULL;
+}
+
+/* Whatever happens, a request ends through the same steps: it is settled and recorded, then its last bytes leave. */
 static void skip_to_end(struct request *request)
 {
-    while (request->at->run != step_settle && request->at->run != step_finish && request->at->run != NULL)
+    while (!is_of_the_end(request->at))
         request->at++;
 }
 
@@ -287,6 +292,7 @@ void request_gone(struct request *request)
     request_decide(request, OUTCOME_CLIENT_GONE, NULL);
     request_release(request, request_unproved(request));
     request_settle(request);
+    request_close_record(request);
     request->at = last_step();
 }
 
@@ -298,6 +304,8 @@ void request_end(struct request *request, bool sent)
     request_release(request, LEASE_OK);
     request_settle(request);
     ENSURE(request->lease == NULL && request->exchange == NULL && !request->waiting && !request->reservation.open);
+    ENSURE(request->recording == RECORDING_NONE || request->recording == RECORDING_REFUSED ||
+           request->recording == RECORDING_CLOSED);
     recent_add(request);
     request_account(request);
 

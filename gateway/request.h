@@ -11,6 +11,7 @@
 #include "backends/upstream.h"
 #include "base/arena.h"
 #include "base/clock.h"
+#include "billing/journal.h"
 #include "conf/policy.h"
 #include "gateway/body.h"
 #include "gateway/guard.h"
@@ -36,9 +37,10 @@ struct request;
     X(estimate)  /* what it will probably cost; the token cap, and what is spliced into the body */                    \
     X(reserve)   /* that much of every limit, or of none */                                                            \
     X(route)     /* a lease on an instance, or a place in the model's queue */                                         \
-    X(forward)   /* to the engine; again if the retry rule allows */                                                   \
+    X(forward)   /* into the journal, then to the engine; again if the retry rule allows */                            \
     X(relay)     /* the engine's bytes to the client */                                                                \
     X(settle)    /* the reservation, on what was really used */                                                        \
+    X(record)    /* what was used, in the journal before the last bytes leave */                                       \
     X(finish)    /* the last bytes leave; nothing open is left behind */
 
 enum step_result { STEP_NEXT, STEP_WAIT, STEP_REPLY };
@@ -75,6 +77,21 @@ enum closing {
     CLOSING_ERROR_EVENT,  /* the outcome's error, and the stream's end */
     CLOSING_WHOLE,        /* what is held of a whole answer */
     CLOSING_CUT_OFF       /* nothing: the connection is cut */
+};
+
+/* Where the request stands in the journal; steps_record.c moves it. */
+enum recording {
+    RECORDING_NONE,    /* no OPEN, and so no CLOSE */
+    RECORDING_OPENING, /* the OPEN is on its way to the disk */
+    RECORDING_REFUSED, /* there is no OPEN: the disk refused it */
+    RECORDING_OPEN,
+    RECORDING_CLOSING, /* the CLOSE is on its way to the disk */
+    RECORDING_CLOSED
+};
+
+/* `billing.bill` of the policy the request was judged by. */
+struct bill_rules {
+    bool client_gone, engine_error, estimated;
 };
 
 /* Times of one request, mono_us; 0 = not reached. */
@@ -142,7 +159,12 @@ struct request {
     struct metric_series *inter_token;
     struct relay relay;
     bool relay_over;
-    struct usage usage;
+    struct usage usage; /* its input_source is NONE when nothing is owed */
+    enum recording recording;
+    struct journal_wait journal_wait;
+    struct bill_rules bill;
+    int64_t progress_tokens; /* output of the last PROGRESS, and when it was */
+    mono_ms progress_at;
     bool reached_engine;  /* some engine may have read it: from here on it counts */
     bool reached_earlier; /* an attempt before the present one did, or this one has an answer */
     int64_t spent_chunks; /* content chunks of the stream when the limits were last told */
@@ -216,6 +238,16 @@ void request_keep_partial_usage(struct request *request);
 /* How to end the lease of a request that nobody waits for any more: an engine that has said nothing has proved nothing.
  */
 enum lease_outcome request_unproved(const struct request *request);
+/* steps_record.c. Before the first dispatch: NEXT when the request's OPEN is as durable as the level says. */
+enum step_result request_open_record(struct request *request);
+/* What `billing.bill` says, while the policy is still there. */
+void request_keep_bill_rules(struct request *request);
+/* An engine has answered with 200. */
+void request_begin_progress(struct request *request);
+/* More of the answer has come. */
+void request_progress(struct request *request);
+/* Nobody waits for the answer any more: what is to be in the journal is on its way. Repeating it does nothing. */
+void request_close_record(struct request *request);
 /* Give back what the steps hold: place in the queue, exchange, lease. */
 void request_release(struct request *request, enum lease_outcome outcome);
 

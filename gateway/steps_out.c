@@ -102,6 +102,7 @@ enum step_result step_route(struct request *request)
     }
     request->exchange_over = false;
     request->engine_status = 0;
+    request_keep_bill_rules(request);
     policy_drop(&request->policy);
     request->model_policy = NULL;
     request->who = (struct principal){0};
@@ -185,6 +186,9 @@ static enum step_result retry(struct request *request, const char *reason)
 enum step_result step_forward(struct request *request)
 {
     if (request->exchange == NULL && !request->exchange_over) {
+        enum step_result result = request_open_record(request);
+        if (result != STEP_NEXT)
+            return result;
         return start_attempt(request, false) ? STEP_WAIT : request_decide(request, OUTCOME_INTERNAL, NULL);
     }
     if (request->engine_status == 200 || request->relay_over)
@@ -246,7 +250,8 @@ void request_cut(struct request *request)
         return;
     }
     request->retry_after_ms = RETRY_SOON_MS;
-    request_keep_partial_usage(request);
+    if (request->engine_status == 200)
+        request_keep_partial_usage(request); /* whom no engine had answered yet owes nothing for a 503 */
     (void) request_decide(request, OUTCOME_SHUTTING_DOWN, NULL);
     request_release(request, request_unproved(request));
     request->relay_over = true;

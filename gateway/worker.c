@@ -186,6 +186,7 @@ static void release(struct worker *worker)
 {
     server_destroy(&worker->server);
     requests_finish(worker);
+    worker_journal_end(worker);
     upstream_destroy(&worker->upstream);
     loop_destroy(worker->loop);
     buffer_finish(&worker->scratch);
@@ -202,7 +203,7 @@ struct worker *worker_create(int index, const struct worker_shared *shared)
     worker->limiter = shared->limiter;
     worker->estimator = shared->estimator;
     buffer_init(&worker->scratch, SCRATCH_BYTES_MAX);
-    if (!prepare(worker)) {
+    if (!prepare(worker) || !worker_journal_begin(worker, shared->journal)) {
         release(worker);
         return NULL;
     }
