@@ -36,7 +36,7 @@ LIBRARY_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(filter-out gateway/main.c,$(SOURC
 HELPER_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/lib/*.c))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/*/test_*.c))
 SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.c))
-TOOLS := $(OUT)/tools/scripted_engine
+TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
@@ -72,12 +72,27 @@ $(OUT)/%.o: %.c $(OUT)/flags
 	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
 # The assembler puts the script into the object.
 $(OUT)/billing/ship.o: billing/ship.lua
+$(OUT)/billing/restore.o: billing/restore.lua
 $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS) -lcmocka
 $(OUT)/tools/scripted_engine: $(SCRIPTED_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS)
+# The gateway of the ledger test: journals with small segments (--wrap), and a disk that can be made slow.
+$(OUT)/tools/tollgate_ledger: $(OUT)/gateway/main.o $(OUT)/tests/tools/small_segments.o $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) -Wl,--wrap=journal_create $(LIBS)
+$(OUT)/tools/slow_disk.so: tests/tools/slow_disk.c $(OUT)/flags
+	@mkdir -p $(@D)
+	$(call SAY,CC)$(CC) $(filter-out -fPIE -Wpedantic -pie,$(CFLAGS_ALL)) -fPIC -shared -o $@ $<
+# The gateway with a wall clock that a test can step; never installed. Its clock is linked first, so the library's is not.
+$(OUT)/tools/tollgate_test_clock: $(OUT)/gateway/main.o $(OUT)/test_clock/clock.o $(OUT)/libtollgate.a
+	@mkdir -p $(@D)
+	$(LINK) $(LIBS)
+$(OUT)/test_clock/clock.o: base/clock.c $(OUT)/flags
+	@mkdir -p $(@D)
+	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -DTOLLGATE_TEST_CLOCK -c -o $@ $<
 $(OUT)/bench/%: $(OUT)/bench/%.o $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS)

@@ -32,8 +32,14 @@ void count_add(const struct request *request, long serial, const char *event, lo
     struct string line = {0};
     string_add_string(&line, "{\"id\":");
     string_add_json(&line, request->id, strlen(request->id));
-    string_print(&line, ",\"serial\":%ld,\"endpoint\":\"%s\",\"event\":\"%s\",\"tokens\":%ld,\"at_ms\":%lld}\n", serial,
-                 endpoints[request->route], event, tokens, now.tv_sec * 1000LL + now.tv_nsec / 1000000);
+    string_print(&line, ",\"pid\":%d,\"serial\":%ld,\"endpoint\":\"%s\",\"event\":\"%s\",\"tokens\":%ld,\"at_ms\":%lld",
+                 (int) getpid(), serial, endpoints[request->route], event, tokens,
+                 now.tv_sec * 1000LL + now.tv_nsec / 1000000);
+    if (strcmp(event, "token") != 0) {
+        string_print(&line, ",\"choices\":%ld,\"tag\":", request->choices);
+        string_add_json(&line, request->tag, strlen(request->tag));
+    }
+    string_add_string(&line, "}\n");
     if (write(count_fd, line.bytes, line.length) != (ssize_t) line.length)
         abort();
     string_free(&line);

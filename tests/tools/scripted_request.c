@@ -124,6 +124,15 @@ static void read_member(struct request *request, const char *name, size_t name_l
     }
 }
 
+static void read_tag(struct request *request, const char *body)
+{
+    static const char word[] = "[[tag=";
+    const char *tag = strstr(body, word);
+    size_t length = tag == NULL ? 0 : strcspn(tag + sizeof word - 1, "]");
+    if (tag != NULL && length < sizeof request->tag)
+        memcpy(request->tag, tag + sizeof word - 1, length);
+}
+
 static void read_body(struct request *request)
 {
     request->max_tokens = -1;
@@ -132,6 +141,7 @@ static void read_body(struct request *request)
     const char *body = request->body.bytes == NULL ? "" : request->body.bytes;
     request->is_json_object = each_member(request, body, body + request->body.length, read_member);
     request->choices *= request->inputs;
+    read_tag(request, body);
 }
 
 /* ---- HTTP ---- */

@@ -23,6 +23,7 @@ struct request {
     long choices;    /* n times the number of prompts */
     long inputs;     /* elements of the list of prompts, or 1 */
     long input_tokens;
+    char tag[64]; /* `[[tag=…]]` in the body: the test's own name of the request; "" = none */
 };
 
 enum request_progress { REQUEST_INCOMPLETE, REQUEST_HEAD, REQUEST_COMPLETE, REQUEST_BROKEN };
