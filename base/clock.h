@@ -13,6 +13,8 @@ typedef int64_t wall_ms;
 
 mono_ms clock_mono_ms(void);
 mono_us clock_mono_us(void);
+/* In a build for tests (TOLLGATE_TEST_CLOCK), and there only, the milliseconds in the file that the environment's
+ * TOLLGATE_CLOCK_OFFSET_FILE names are added to it. */
 wall_ms clock_wall_ms(void);
 
 enum { CLOCK_TEXT_BYTES = 32 };
