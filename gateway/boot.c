@@ -1,7 +1,6 @@
 /* The gateway process from its configuration file to serving, and back. */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <openssl/rand.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,6 +23,7 @@
 #include "gateway/command.h"
 #include "gateway/gateway.h"
 #include "gateway/learned.h"
+#include "gateway/state_lock.h"
 #include "ratelimit/estimate.h"
 #include "ratelimit/limiter.h"
 
@@ -80,17 +80,6 @@ static struct bundle *find_config(struct gateway *gateway, const char *config_fi
     return bundle != NULL ? bundle : bundle_read(config_file, problems);
 }
 
-/* Who names a provider counts on being paid: a gateway that does not deliver usage yet must not run as if it did. */
-static bool names_provider(const struct policy *policy, FILE *to)
-{
-    if (policy->billing.provider_count == 0)
-        return false;
-    fprintf(to,
-            "%s: error: this version does not hand usage to providers yet: take `billing: providers` out to run it\n",
-            policy->file);
-    return true;
-}
-
 static bool load_config(struct gateway *gateway, const char *config_file)
 {
     struct problem_list problems;
@@ -98,7 +87,7 @@ static bool load_config(struct gateway *gateway, const char *config_file)
     struct bundle *bundle = find_config(gateway, config_file, &problems);
     const struct policy *policy = bundle != NULL ? policy_load(bundle, LOAD_RUN, &problems) : NULL;
     fprintf(stderr, "%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bool loaded = policy != NULL && !names_provider(policy, stderr);
+    bool loaded = policy != NULL;
     if (loaded) {
         reload_install(&policy);
         loaded = gateway_keep_config(gateway, bundle) || fail("cannot hand the configuration to", "the master process");
@@ -133,9 +122,6 @@ bool gateway_reload_config(struct gateway *gateway, struct buffer *ret_problems)
         if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
             log_event(LOG_ERROR, "reload", "no memory for new limits: those of the configuration before stay");
         (void) children_set_drain(gateway->children, policy->drain_timeout_ms);
-        if (policy->billing.provider_count > 0)
-            log_event(LOG_ERROR, "reload",
-                      "this version does not hand usage to providers yet: `billing: providers` does nothing");
         policy_drop(&policy);
         if (!gateway_keep_config(gateway, bundle))
             log_event(LOG_ERROR, "reload",
@@ -159,6 +145,15 @@ static bool make_state_dir(const struct policy *policy)
     if (access(policy->state_dir, W_OK | X_OK) != 0)
         return fail("cannot write in state_dir", policy->state_dir);
     return true;
+}
+
+static bool lock_state_dir(struct gateway *gateway, const struct policy *policy)
+{
+    char error[STATE_LOCK_ERROR_BYTES];
+    gateway->lock_fd = state_lock_take(policy->state_dir, error);
+    if (gateway->lock_fd < 0)
+        fprintf(stderr, "tollgate: %s\n", error);
+    return gateway->lock_fd >= 0;
 }
 
 static bool read_token(const char *path, char token[GATEWAY_TOKEN_BYTES])
@@ -275,29 +270,14 @@ static void on_master_gone(void *owner)
 
 /* ---- start and end ---- */
 
-static bool make_journal_directory(const struct policy *policy, char to[PATH_MAX])
+static bool start_workers(struct gateway *gateway, int count)
 {
-    int length = snprintf(to, PATH_MAX, "%s/journal", policy->state_dir);
-    if (length < 0 || length >= PATH_MAX)
-        return fail("too long a path:", policy->state_dir);
-    return mkdir(to, 0700) == 0 || errno == EEXIST || fail("cannot make", to);
-}
-
-static bool start_workers(struct gateway *gateway, const struct policy *policy)
-{
-    char directory[PATH_MAX];
-    if (!make_journal_directory(policy, directory))
-        return false;
-    const struct journal_options journal = {.directory = directory,
-                                            .sync =
-                                                policy->billing.sync == BILLING_SYNC_GROUP ? JOURNAL_GROUP : JOURNAL_OS,
-                                            .segment_bytes = JOURNAL_SEGMENT_BYTES,
-                                            .epoch_ms = policy->billing.epoch_ms};
-    int count = policy->workers;
     gateway->worker_count = 0;
     for (int i = 0; i < count && i < GATEWAY_WORKERS_MAX; i++) {
-        const struct worker_shared shared = {
-            .fleet = gateway->fleet, .limiter = gateway->limiter, .estimator = gateway->estimator, .journal = &journal};
+        const struct worker_shared shared = {.fleet = gateway->fleet,
+                                             .limiter = gateway->limiter,
+                                             .estimator = gateway->estimator,
+                                             .journal = &gateway->money.journal};
         struct worker *worker = worker_create(i, &shared);
         if (worker == NULL || !worker_start(worker))
             return fail("cannot start", "a worker thread");
@@ -312,7 +292,7 @@ static bool start_serving(struct gateway *gateway, const struct policy *policy)
     if (!limiter_apply(gateway->limiter, policy, clock_mono_us()))
         return fail("cannot make", "the limits' table");
     learned_begin(gateway, policy);
-    if (!start_workers(gateway, policy))
+    if (!money_start(&gateway->money, policy) || !start_workers(gateway, policy->workers))
         return false;
     gateway->admin = admin_create(gateway, gateway->admin_fd);
     gateway->listener = listener_create(gateway->listen_fd, gateway->workers, gateway->worker_count);
@@ -345,11 +325,12 @@ static bool prepare(struct gateway *gateway)
 
 bool gateway_boot(struct gateway *gateway, const char *config_file)
 {
-    gateway->listen_fd = gateway->admin_fd = -1;
+    gateway->listen_fd = gateway->admin_fd = gateway->lock_fd = -1;
     if (!prepare(gateway) || !load_config(gateway, config_file))
         return false;
     const struct policy *policy = reload_current();
-    bool booted = make_state_dir(policy) && find_admin_token(gateway, policy) && open_listeners(gateway, policy);
+    bool booted = make_state_dir(policy) && lock_state_dir(gateway, policy) && find_admin_token(gateway, policy) &&
+                  open_listeners(gateway, policy);
     if (booted) {
         (void) log_start_writer();
         gateway->fleet = fleet_create(gateway->loop, gateway->children);
@@ -357,6 +338,7 @@ bool gateway_boot(struct gateway *gateway, const char *config_file)
         gateway->estimator = estimator_create();
         booted = (gateway->fleet != NULL && gateway->limiter != NULL && gateway->estimator != NULL) ||
                  fail("cannot make", "the engines' table");
+        booted = booted && money_prepare(&gateway->money, gateway->loop, gateway->children, policy);
         booted = booted && children_attach(gateway->children, gateway->loop, on_shut_down, on_master_gone, gateway);
         booted = booted && start_serving(gateway, policy);
     }
@@ -369,12 +351,18 @@ void gateway_finish(struct gateway *gateway)
     listener_destroy(&gateway->listener);
     for (int i = 0; i < gateway->worker_count; i++)
         worker_destroy(&gateway->workers[i]);
+    if (gateway->master_gone)
+        gateway_leave();
+    money_stop(&gateway->money);
+    loop_run_once(gateway->loop, 0); /* who waits for a change of a row is told */
     admin_destroy(&gateway->admin);
     fleet_destroy(&gateway->fleet);
     learned_end(gateway);
     estimator_destroy(&gateway->estimator);
     limiter_destroy(&gateway->limiter);
     children_destroy(&gateway->children);
+    money_finish(&gateway->money);
+    state_lock_release(&gateway->lock_fd);
     loop_timer_cancel(gateway->loop, &gateway->drain);
     loop_unwatch(gateway->loop, &gateway->signals);
     close(gateway->signal_fd);

@@ -69,11 +69,17 @@ void gateway_drain(struct gateway *gateway)
     policy_drop(&policy);
 }
 
+void gateway_leave(void)
+{
+    log_stop_writer();
+    _exit(1);
+}
+
+/* Who is cut has its CLOSE in the journal since the worker's next turn, whether or not its client reads the rest. */
 static void leave(struct loop_timer *timer)
 {
     (void) timer;
-    log_stop_writer();
-    _exit(1);
+    gateway_leave();
 }
 
 void gateway_master_gone(struct gateway *gateway)

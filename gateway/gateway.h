@@ -10,6 +10,7 @@
 #include "base/loop.h"
 #include "conf/policy.h"
 #include "gateway/listener.h"
+#include "gateway/money.h"
 #include "gateway/worker.h"
 
 struct admin;
@@ -27,10 +28,12 @@ struct gateway {
     struct loop_timer save; /* of what the estimator learned */
     struct worker *workers[GATEWAY_WORKERS_MAX];
     int worker_count;
+    struct money money;
     struct listener *listener;
     struct admin *admin;
     int listen_fd;
     int admin_fd;
+    int lock_fd; /* of state_dir, for as long as this process lives */
     int signal_fd;
     struct loop_watch signals;
     char admin_token[GATEWAY_TOKEN_BYTES];
@@ -48,6 +51,8 @@ bool gateway_boot(struct gateway *gateway, const char *config_file);
 void gateway_drain(struct gateway *gateway);
 /* drain.c: the master died: end what runs and leave within a second. */
 void gateway_master_gone(struct gateway *gateway);
+/* drain.c: leave at once, as after a crash: what is in the journals is enough to go on. */
+_Noreturn void gateway_leave(void);
 /* boot.c: after the loop: threads joined, everything closed. */
 void gateway_finish(struct gateway *gateway);
 

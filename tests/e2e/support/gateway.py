@@ -60,7 +60,7 @@ class Gateway:
         self.token_file = self.directory / "admin.token"
         self.token_file.write_text("admin-token-of-the-tests-0123456789\n")
         self.token_file.chmod(0o600)
-        self.environment = {**os.environ, **(environment or {})}
+        self.environment = {**os.environ, "REDIS_SERVER": str(paths.REDIS_SERVER), **(environment or {})}
         self.write_config(config)
         self.process = None
         self.client = httpx.Client(base_url=self.url, timeout=30 * paths.SLOWNESS)
