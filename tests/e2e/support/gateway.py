@@ -50,10 +50,10 @@ class Gateway:
     """Starts `tollgate run --config` in @directory. @config: the YAML as a dictionary, without listeners and
     directories, which are added. @key: the default one of the request helpers."""
 
-    def __init__(self, directory, config, key=None, wait=True, environment=None):
+    def __init__(self, directory, config, key=None, wait=True, environment=None, binary=paths.TOLLGATE):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.key = key
+        self.key, self.binary = key, str(binary)
         self.port, self.admin_port = free_port(), free_port()
         self.file = self.directory / "tollgate.yaml"
         self.log_file = self.directory / "gateway.log"
@@ -92,7 +92,7 @@ class Gateway:
     def start(self, wait=True):
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(paths.TOLLGATE), "run", "--config", str(self.file)],
+                [self.binary, "run", "--config", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
