@@ -109,6 +109,17 @@ static int take_option(const struct command_usage *usage, char **argv)
     return equals != NULL ? 1 : 2;
 }
 
+/* As take_option, for an argument that is none. */
+static int take_word(const struct command_usage *usage, const char *word)
+{
+    if (usage->word == NULL || *usage->word != NULL || word[0] == '-' || word[0] == '\0') {
+        command_usage_error(usage->name, "unexpected argument \"%s\"", word);
+        return 0;
+    }
+    *usage->word = word;
+    return 1;
+}
+
 bool command_parse(const struct command_usage *usage, int argc, char **argv, int *ret_exit)
 {
     for (int i = 1; i < argc; i++) {
@@ -119,11 +130,7 @@ bool command_parse(const struct command_usage *usage, int argc, char **argv, int
         }
     }
     for (int i = 1; i < argc;) {
-        if (strncmp(argv[i], "--", 2) != 0) {
-            *ret_exit = command_usage_error(usage->name, "unexpected argument \"%s\"", argv[i]);
-            return false;
-        }
-        int taken = take_option(usage, argv + i);
+        int taken = strncmp(argv[i], "--", 2) == 0 ? take_option(usage, argv + i) : take_word(usage, argv[i]);
         if (taken == 0) {
             *ret_exit = COMMAND_USAGE;
             return false;

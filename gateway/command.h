@@ -43,6 +43,7 @@ struct command_usage {
     const char *about;    /* paragraphs, each line with its newline */
     const struct command_option *options;
     size_t option_count;
+    const char **word; /* where the one argument that is no option goes, NULL before; NULL = the command takes none */
 };
 
 /* The row that nearly all commands have. */
@@ -56,9 +57,9 @@ struct command_usage {
         .name = "json", .help = "print JSON", .flag = (target)                                                         \
     }
 
-/* Read all of @argv after [0] by @usage ("--name VALUE", "--name=VALUE", "--flag"; each at most once; no other
- * arguments), --help and -h included. False: help was printed (@ret_exit is COMMAND_DONE) or the mistake was (then it
- * is COMMAND_USAGE), and the command should return that. */
+/* Read all of @argv after [0] by @usage ("--name VALUE", "--name=VALUE", "--flag"; each at most once; one other
+ * argument where it has a place), --help and -h included. False: help was printed (@ret_exit is COMMAND_DONE) or the
+ * mistake was (then it is COMMAND_USAGE), and the command should return that. */
 bool command_parse(const struct command_usage *usage, int argc, char **argv, int *ret_exit);
 /* "tollgate NAME: message" and where the help is, to standard error. Returns COMMAND_USAGE. */
 __attribute__((format(printf, 2, 3))) int command_usage_error(const char *name, const char *format, ...);
@@ -96,6 +97,7 @@ int command_journal_verify(int argc, char **argv);
 int command_price(int argc, char **argv);
 int command_reload(int argc, char **argv);
 int command_simulate(int argc, char **argv);
+int command_usage_export(int argc, char **argv);
 int command_version(int argc, char **argv);
 
 #endif

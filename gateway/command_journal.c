@@ -279,23 +279,10 @@ static bool walk_path(struct walk *walk, const char *path, bool verifies)
 
 /* ---- the commands ---- */
 
-/* Take the first argument that is no option out of @argv; NULL when there is none. */
-static const char *take_path(int *argc, char **argv)
-{
-    int at = 1;
-    while (at < *argc && argv[at][0] == '-')
-        at++;
-    if (at == *argc)
-        return NULL;
-    const char *path = argv[at];
-    memmove(&argv[at], &argv[at + 1], (size_t) (*argc - at) * sizeof(argv[0]));
-    (*argc)--;
-    return path;
-}
-
 int command_journal_dump(int argc, char **argv)
 {
     struct walk walk = {.name = "journal dump", .prints = true};
+    const char *path = NULL;
     const struct command_option options[] = {COMMAND_OPTION_JSON(&walk.json)};
     const struct command_usage usage = {
         .name = walk.name,
@@ -305,8 +292,8 @@ int command_journal_dump(int argc, char **argv)
                  "Exit codes: 0 done, 1 not readable to the end (said with file:offset), 2 usage.\n",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
+        .word = &path,
     };
-    const char *path = take_path(&argc, argv);
     int exit_code = COMMAND_DONE;
     if (!command_parse(&usage, argc, argv, &exit_code))
         return exit_code;
@@ -318,14 +305,15 @@ int command_journal_dump(int argc, char **argv)
 int command_journal_verify(int argc, char **argv)
 {
     struct walk walk = {.name = "journal verify"};
+    const char *path = NULL;
     const struct command_usage usage = {
         .name = walk.name,
         .synopsis = "FILE|DIR",
         .about = "Check a segment, a writer's directory, or all writers in state_dir/journal: checksums, sequence,\n"
                  "one OPEN and at most one CLOSE for each request, epochs within an hour and sealed once.\n\n"
                  "Exit codes: 0 right, 1 damage (the first is said with file:offset), 2 usage.\n",
+        .word = &path,
     };
-    const char *path = take_path(&argc, argv);
     int exit_code = COMMAND_DONE;
     if (!command_parse(&usage, argc, argv, &exit_code))
         return exit_code;

@@ -20,6 +20,7 @@ static const struct command COMMANDS[] = {
     {"price", "say what so many tokens of a model cost, part by part", command_price},
     {"reload", "make the running gateway read its configuration again", command_reload},
     {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},
+    {"usage export", "write usage and what it costs into a file", command_usage_export},
     {"version", "print the version", command_version},
 };
 enum { COMMAND_COUNT = sizeof(COMMANDS) / sizeof(COMMANDS[0]) };
@@ -31,7 +32,7 @@ static void print_help(FILE *to)
           to);
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         if (COMMANDS[i].summary != NULL) {
-            fprintf(to, "  %-14s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
+            fprintf(to, "  %-15s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
         }
     }
     fputs("\n`tollgate COMMAND --help` explains one. Exit codes: 0 done, 1 failed, 2 usage, 3 incomplete.\n", to);

@@ -22,7 +22,7 @@ TOLLGATE = str(paths.TOLLGATE)
 TIMEOUT = 60 * paths.SLOWNESS
 COMMANDS = [
     "run", "check", "schema", "keys new", "keys list", "limits explain", "journal dump", "journal verify", "price",
-    "reload", "simulate", "version",
+    "reload", "simulate", "usage export", "version",
 ]
 KEY = re.compile(r"tg_[a-z0-9]{1,8}_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 EXPLAIN = ["limits", "explain", "--model", "gemma", "--key"]
@@ -142,12 +142,16 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
     [
         (
             [""],
-            {"run", "check", "schema", "keys", "limits", "journal", "price", "reload", "simulate", "version", "--help"},
+            {
+                "run", "check", "schema", "keys", "limits", "journal", "price", "reload", "simulate", "usage",
+                "version", "--help",
+            },
         ),
         (["che"], {"check"}),
         (["keys", ""], {"new", "list", "--help"}),
         (["limits", ""], {"explain", "--help"}),
         (["journal", ""], {"dump", "verify", "--help"}),
+        (["usage", ""], {"export", "--help"}),
         (["keys", "new", "--te"], {"--tenant"}),
         (["check", ""], {"--config", "--json", "--help"}),
         (["check", "--json", "--c"], {"--config"}),

@@ -1,0 +1,166 @@
+/* Windows, paths and tables of the commands about usage. */
+#include "gateway/usage_command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/value.h"
+#include "gateway/command.h"
+
+enum { HOUR_MS = 3600 * 1000, HOUR_TEXT_LENGTH = 13, DATE_BYTES_MAX = 64, LINES_FIRST = 64 };
+
+/* ---- windows ---- */
+
+/* Also "2026-11-22T16". */
+static bool read_date(struct text given, wall_ms *ret)
+{
+    char memory[DATE_BYTES_MAX];
+    struct builder whole;
+    builder_init(&whole, memory, sizeof memory);
+    builder_add(&whole, given);
+    if (given.length == HOUR_TEXT_LENGTH)
+        builder_add_string(&whole, ":00:00Z");
+    return !whole.overflowed && value_date(builder_text(&whole), ret) && *ret >= 0;
+}
+
+const char *usage_time_text(wall_ms when, char to[CLOCK_TEXT_BYTES])
+{
+    char whole[CLOCK_TEXT_BYTES];
+    snprintf(to, CLOCK_TEXT_BYTES, "%.19sZ", clock_text(when, whole));
+    return to;
+}
+
+static bool read_hour(const char *command, const char *option, const char *given, wall_ms *ret)
+{
+    char before[CLOCK_TEXT_BYTES], after[CLOCK_TEXT_BYTES];
+    if (given == NULL) {
+        command_usage_error(command, "--%s is missing: a full UTC hour, such as 2026-11-22 or 2026-11-22T16", option);
+        return false;
+    }
+    if (!read_date(text_of(given), ret)) {
+        command_usage_error(command,
+                            "--%s \"%.60s\" is no date: write 2026-11-22, 2026-11-22T16 or 2026-11-22T16:00:00Z",
+                            option, given);
+        return false;
+    }
+    wall_ms rest = *ret % HOUR_MS;
+    if (rest != 0) {
+        command_usage_error(command, "--%s \"%s\" is no full UTC hour: write %.13s or %.13s", option, given,
+                            clock_text(*ret - rest, before), clock_text(*ret - rest + HOUR_MS, after));
+        return false;
+    }
+    return true;
+}
+
+bool usage_window_read(const char *command, const char *from, const char *to, struct usage_window *ret, int *ret_exit)
+{
+    struct usage_window window;
+    *ret_exit = COMMAND_USAGE;
+    if (!read_hour(command, "from", from, &window.from) || !read_hour(command, "to", to, &window.to))
+        return false;
+    if (window.from >= window.to) {
+        command_usage_error(command, "--from must be before --to: the window is from <= time < to");
+        return false;
+    }
+    *ret = window;
+    return true;
+}
+
+const char *usage_path(const struct policy *policy, const char *name, char to[PATH_MAX])
+{
+    struct builder path;
+    builder_init(&path, to, PATH_MAX);
+    builder_format(&path, "%s/%s", policy->state_dir, name);
+    return builder_string(&path);
+}
+
+/* ---- tables ---- */
+
+struct usage_table {
+    const char *const *headings;
+    size_t columns;
+    unsigned right;
+    char **cells; /* @columns a line */
+    size_t count, capacity;
+};
+
+struct usage_table *usage_table_create(const char *const *headings, size_t columns, unsigned right)
+{
+    struct usage_table *table = calloc(1, sizeof *table);
+    if (table != NULL)
+        *table = (struct usage_table){.headings = headings, .columns = columns, .right = right};
+    return table;
+}
+
+bool usage_table_add(struct usage_table *table, const char *const *cells)
+{
+    if (table->count == table->capacity) {
+        size_t capacity = table->capacity == 0 ? LINES_FIRST : table->capacity * 2;
+        char **more = realloc(table->cells, capacity * table->columns * sizeof *more);
+        if (more == NULL)
+            return false;
+        table->cells = more;
+        table->capacity = capacity;
+    }
+    char **line = table->cells + table->count * table->columns;
+    bool copied = true;
+    for (size_t i = 0; i < table->columns; i++) {
+        line[i] = strdup(cells[i]);
+        copied = copied && line[i] != NULL;
+    }
+    table->count++;
+    return copied;
+}
+
+size_t usage_table_count(const struct usage_table *table)
+{
+    return table->count;
+}
+
+static size_t width_of(const struct usage_table *table, size_t column)
+{
+    size_t width = strlen(table->headings[column]);
+    for (size_t line = 0; line < table->count; line++) {
+        size_t length = strlen(table->cells[line * table->columns + column]);
+        width = length > width ? length : width;
+    }
+    return width;
+}
+
+/* The last column needs no blanks behind it. */
+static void print_line(const struct usage_table *table, const char *const *cells, const int *widths)
+{
+    for (size_t i = 0; i < table->columns; i++) {
+        bool is_last = i + 1 == table->columns, is_right = (table->right >> i & 1) != 0;
+        printf(is_right ? "%*s" : "%-*s", is_last && !is_right ? 0 : widths[i], cells[i]);
+        fputs(is_last ? "\n" : "  ", stdout);
+    }
+}
+
+void usage_table_print(const struct usage_table *table)
+{
+    int *widths = calloc(table->columns, sizeof *widths);
+    if (table->count == 0 || widths == NULL) {
+        free(widths);
+        return;
+    }
+    for (size_t i = 0; i < table->columns; i++)
+        widths[i] = (int) width_of(table, i);
+    print_line(table, table->headings, widths);
+    for (size_t line = 0; line < table->count; line++)
+        print_line(table, (const char *const *) (table->cells + line * table->columns), widths);
+    free(widths);
+}
+
+void usage_table_destroy(struct usage_table **table)
+{
+    struct usage_table *dying = *table;
+    *table = NULL;
+    if (dying == NULL)
+        return;
+    for (size_t i = 0; i < dying->count * dying->columns; i++)
+        free(dying->cells[i]);
+    free(dying->cells);
+    free(dying);
+}
