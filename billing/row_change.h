@@ -17,6 +17,7 @@ extern const char *const ROW_VERB_NAMES[ROW_VERB_COUNT]; /* "retry", "release", 
 
 struct row_change_result {
     bool changed;
+    bool is_known;                         /* there is such a row */
     enum row_state state;                  /* after it; of no meaning when the row is not known */
     char reason[ROW_REASON_BYTES_MAX + 1]; /* why nothing was changed, and what to do; "" when it was */
 };
