@@ -118,8 +118,9 @@ def missing(what, name, param, status=400):
 
 
 def server_error(status):
+    """Asked again with the same key, the same would come: the real one says so too."""
     message = "An unknown error occurred. Please contact support@stripe.com."
-    return Refusal(status, message, type="api_error")
+    return Refusal(status, message, type="api_error", headers={"Stripe-Should-Retry": "false"})
 
 
 def rate_limited(retry_after=None):
