@@ -82,6 +82,31 @@ need_venv() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# @1: a Debian package, unpacked into build/tools/@1 and never installed: it, or what it recommends, starts a daemon.
+unpack_package() {
+    say "unpacking the Debian package $1 into build/tools"
+    rm -rf "build/tools/$1"
+    mkdir -p "build/tools/$1"
+    (
+        cd "build/tools/$1"
+        apt-get -q download "$1" >&2 2>/dev/null || {
+            as_root apt-get -q update >&2
+            apt-get -q download "$1" >&2
+        }
+        dpkg -x "$1"_*.deb .
+        rm -f "$1"_*.deb
+    ) || die "could not fetch the Debian package $1 (no network?); run the same command again"
+}
+
+# build/tools/redis-server: Redis's checker is the server when it is called so.
+need_redis_server() {
+    # shellcheck disable=SC2086 # one word a package
+    need_packages $REDIS_PACKAGES
+    [ ! -x build/tools/redis-server ] || return 0
+    unpack_package redis-tools
+    ln -sfn redis-tools/usr/bin/redis-check-rdb build/tools/redis-server
+}
+
 # make tells its children how to join it; ours are started on their own.
 unset MAKEFLAGS MFLAGS MAKELEVEL
 
@@ -92,4 +117,5 @@ processors() {
 BUILD_PACKAGES='build-essential pkg-config libmicrohttpd-dev libcurl4-openssl-dev libjansson-dev libyaml-dev libssl-dev
 libhiredis-dev uthash-dev'
 DEMO_PACKAGES='ca-certificates curl python3 python3-venv'
-TEST_PACKAGES='clang clang-format libclang-rt-14-dev libcmocka-dev libjemalloc2 liblzf1 procps util-linux'
+TEST_PACKAGES='clang clang-format libclang-rt-14-dev libcmocka-dev procps util-linux'
+REDIS_PACKAGES='libjemalloc2 liblzf1' # the libraries of redis-tools that a small system may not have

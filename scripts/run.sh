@@ -136,6 +136,11 @@ need_packages $BUILD_PACKAGES $DEMO_PACKAGES
 say 'building build/tollgate'
 "${MAKE:-make}" -s -j "$(processors)" all || die 'tollgate could not be built'
 scripts/setup_demo.sh
+# What collects usage: the user's own program, or one that is unpacked and never installed. The gateway starts it.
+command -v redis-server >/dev/null 2>&1 || {
+    need_redis_server
+    export REDIS_SERVER="$PWD/build/tools/redis-server"
+}
 make_home
 make_key
 listen=$(address_of 'listen:' 127.0.0.1:8700)

