@@ -57,7 +57,7 @@ static void free_fetch(struct fetch *fetch)
     if (fetch->easy != NULL)
         curl_easy_cleanup(fetch->easy);
     for (struct curl_slist *header = fetch->headers; header != NULL; header = header->next)
-        explicit_bzero(header->data, strlen(header->data)); /* one may hold a bearer */
+        explicit_bzero(header->data, strlen(header->data)); /* one may hold a secret */
     curl_slist_free_all(fetch->headers);
     buffer_finish(&fetch->body);
     free(fetch);
@@ -66,12 +66,15 @@ static void free_fetch(struct fetch *fetch)
 static struct fetch_result result_of(struct fetch *fetch, CURLcode code)
 {
     struct fetch_result result = {.error = "", .body = buffer_text(&fetch->body)};
+    struct curl_header *retry_after = NULL;
     curl_off_t before_request_us = 0;
     long status = 0;
 
     if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && fetch->body_cut)) {
         curl_easy_getinfo(fetch->easy, CURLINFO_RESPONSE_CODE, &status);
         result.status = (int) status;
+        if (curl_easy_header(fetch->easy, "Retry-After", 0, CURLH_HEADER, -1, &retry_after) == CURLHE_OK)
+            result.retry_after = text_of(retry_after->value);
         return result;
     }
     curl_easy_getinfo(fetch->easy, CURLINFO_PRETRANSFER_TIME_T, &before_request_us);
@@ -145,6 +148,12 @@ static bool add_headers(struct fetch *fetch, const struct fetch_request *request
         return false;
     if (request->json_body != NULL && !add_header(fetch, "Content-Type: application/json"))
         return false;
+    if (request->form_body != NULL && !add_header(fetch, "Content-Type: application/x-www-form-urlencoded"))
+        return false;
+    for (const char *const *more = request->headers; more != NULL && *more != NULL; more++) {
+        if (!add_header(fetch, *more))
+            return false;
+    }
     if (request->bearer == NULL)
         return true;
     builder_init(&builder, line, sizeof(line));
@@ -156,10 +165,12 @@ static bool add_headers(struct fetch *fetch, const struct fetch_request *request
 }
 
 /* Only what the configuration names is contacted: no proxy from the environment, no netrc, no redirect, no other
- * protocol. Never a kept connection: an idle one takes one of a small engine's few HTTP threads. */
+ * protocol, no certificate that does not verify. Never a kept connection: an idle one takes one of a small engine's few
+ * HTTP threads. */
 static bool set_options(struct fetch *fetch, const struct fetch_request *request)
 {
     CURL *easy = fetch->easy;
+    const char *body = request->json_body != NULL ? request->json_body : request->form_body;
     bool set = true;
 
     set = set && curl_easy_setopt(easy, CURLOPT_URL, request->url) == CURLE_OK;
@@ -168,8 +179,10 @@ static bool set_options(struct fetch *fetch, const struct fetch_request *request
     set = set && curl_easy_setopt(easy, CURLOPT_USERAGENT, "tollgate") == CURLE_OK;
     if (request->socket_path != NULL)
         set = set && curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, request->socket_path) == CURLE_OK;
-    if (request->json_body != NULL)
-        set = set && curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->json_body) == CURLE_OK;
+    if (body != NULL)
+        set = set && curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, body) == CURLE_OK;
+    set = set && curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L) == CURLE_OK;
+    set = set && curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L) == CURLE_OK;
     curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
@@ -191,6 +204,7 @@ struct fetch *fetch_start(struct fetcher *fetcher, const struct fetch_request *r
     struct fetch *fetch = calloc(1, sizeof(*fetch));
 
     ENSURE(request->timeout_ms > 0 && request->connect_timeout_ms > 0);
+    ENSURE(request->json_body == NULL || request->form_body == NULL);
     if (fetch == NULL)
         return NULL;
     fetch->fetcher = fetcher;

@@ -1,4 +1,4 @@
-/* Bounded HTTP exchanges with a deadline, for everything that is not a client's request: probes now. */
+/* Bounded HTTP exchanges with a deadline, for everything that is not a client's request: probes, providers. */
 #ifndef BASE_FETCH_H
 #define BASE_FETCH_H
 

@@ -6,16 +6,20 @@
 
 #include "base/panic.h"
 
+#define MONO_UNKNOWN INT64_MAX
+
 enum { DOUBLINGS_MAX = 20 };
 
 struct waiting_row {
     char id[ROW_ID_CHARACTERS + 1];
-    uint64_t lane;      /* a hash: two lanes of one hash only wait for each other */
-    wall_ms known_from; /* no identifier of it can have reached the provider before */
+    uint64_t lane;     /* a hash: two lanes of one hash only wait for each other */
+    wall_ms sent;      /* since when it may have arrived; 0 = it has not */
+    mono_ms sent_mono; /* the same; MONO_UNKNOWN when it was before this delivery */
     mono_ms not_before;
     unsigned failures;
     unsigned generation;
     bool in_flight;
+    bool is_unclear; /* a try may have arrived, and no answer said so */
 };
 
 struct delivery {
@@ -48,6 +52,14 @@ void delivery_destroy(struct delivery **delivery)
 
 /* ---- rows ---- */
 
+static uint64_t next_random(struct delivery *delivery)
+{
+    uint64_t mixed = delivery->random += 0x9e3779b97f4a7c15;
+    mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
+    return mixed ^ mixed >> 31;
+}
+
 static struct waiting_row *find(struct delivery *delivery, const char *id)
 {
     for (size_t i = 0; i < delivery->count; i++) {
@@ -65,14 +77,19 @@ static uint64_t hash_of(struct text name)
     return hash;
 }
 
-bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms ended)
+bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms sent)
 {
     if (find(delivery, id) != NULL)
         return true;
     if (delivery->count == DELIVERY_ROWS_MAX)
         return false;
     struct waiting_row *row = &delivery->rows[delivery->count++];
-    *row = (struct waiting_row){.lane = hash_of(lane), .known_from = ended, .not_before = INT64_MIN};
+    *row =
+        (struct waiting_row){.lane = hash_of(lane), .sent = sent, .sent_mono = MONO_UNKNOWN, .not_before = INT64_MIN};
+    if (sent != 0) {
+        row->is_unclear = true;
+        row->generation = (unsigned) next_random(delivery) | 1;
+    }
     text_copy(row->id, sizeof row->id, text_of(id));
     return true;
 }
@@ -84,20 +101,22 @@ static void forget(struct delivery *delivery, struct waiting_row *row)
     delivery->count--;
 }
 
+void delivery_drop(struct delivery *delivery, const char *id)
+{
+    struct waiting_row *row = find(delivery, id);
+    if (row == NULL)
+        return;
+    if (row->in_flight)
+        delivery->in_flight--;
+    forget(delivery, row);
+}
+
 size_t delivery_count(const struct delivery *delivery)
 {
     return delivery->count;
 }
 
 /* ---- times ---- */
-
-static uint64_t next_random(struct delivery *delivery)
-{
-    uint64_t mixed = delivery->random += 0x9e3779b97f4a7c15;
-    mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
-    mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
-    return mixed ^ mixed >> 31;
-}
 
 /* Doubled with each failure but the first; half of it by chance, so that replicas do not come together. */
 static int64_t backoff_ms(struct delivery *delivery, unsigned failures, int64_t first_ms, int64_t most_ms)
@@ -115,30 +134,50 @@ static int64_t later_of(int64_t a, int64_t b)
 
 /* ---- the choice ---- */
 
-static bool lane_is_busy(const struct delivery *delivery, uint64_t lane)
+/* Another row of its lane is in flight, or may have arrived: that one is cleared up first. */
+static bool is_blocked(const struct delivery *delivery, const struct waiting_row *row)
 {
-    for (size_t i = 0; delivery->can->one_at_a_time && delivery->in_flight > 0 && i < delivery->count; i++) {
-        if (delivery->rows[i].in_flight && delivery->rows[i].lane == lane)
+    for (size_t i = 0; delivery->can->one_at_a_time && i < delivery->count; i++) {
+        const struct waiting_row *other = &delivery->rows[i];
+        if (other->lane != row->lane || other == row)
+            continue;
+        if (other->in_flight || (other->is_unclear && (!row->is_unclear || other < row)))
             return true;
     }
     return false;
 }
 
-static enum delivery_step step_of(const struct delivery *delivery, const struct waiting_row *row, wall_ms now)
+/* How long ago it may have arrived, by the clock that says more: one stands still while the machine sleeps, the other
+ * can be set back. A wall clock that was set back behind the sending knows nothing. */
+static int64_t age_ms(const struct waiting_row *row, struct delivery_now now)
+{
+    if (row->sent == 0)
+        return 0;
+    int64_t by_wall = now.wall < row->sent - DELIVERY_MARGIN_MS ? INT64_MAX : now.wall - row->sent;
+    int64_t by_mono = row->sent_mono == MONO_UNKNOWN ? 0 : now.mono - row->sent_mono;
+    return later_of(by_wall, by_mono);
+}
+
+static enum delivery_step step_of(const struct delivery *delivery, const struct waiting_row *row,
+                                  struct delivery_now now)
 {
     const struct provider_capabilities *can = delivery->can;
-    if (can->dedup_window_ms == PROVIDER_FOREVER || now - row->known_from < can->dedup_window_ms - DELIVERY_MARGIN_MS)
+    if (can->dedup_window_ms == PROVIDER_FOREVER || age_ms(row, now) < can->dedup_window_ms - DELIVERY_MARGIN_MS)
         return DELIVERY_SEND;
     return can->can_tell ? DELIVERY_RECONCILE : DELIVERY_HOLD;
 }
 
 static struct delivery_turn take(struct delivery *delivery, struct waiting_row *row, struct delivery_now now)
 {
-    struct delivery_turn turn = {.step = step_of(delivery, row, now.wall), .generation = row->generation};
+    struct delivery_turn turn = {.step = step_of(delivery, row, now), .generation = row->generation};
     memcpy(turn.id, row->id, sizeof turn.id);
     if (turn.step == DELIVERY_HOLD) {
         forget(delivery, row);
         return turn;
+    }
+    if (turn.step == DELIVERY_SEND && row->sent == 0) {
+        row->sent = now.wall;
+        row->sent_mono = now.mono;
     }
     row->in_flight = true;
     delivery->in_flight++;
@@ -161,11 +200,12 @@ struct delivery_turn delivery_next(struct delivery *delivery, struct delivery_no
     mono_ms earliest = INT64_MAX;
     for (size_t i = 0; i < delivery->count; i++) {
         struct waiting_row *row = &delivery->rows[i];
-        if (row->in_flight || lane_is_busy(delivery, row->lane))
+        if (row->in_flight)
             continue;
-        if (row->not_before <= now.mono)
+        if (row->not_before > now.mono)
+            earliest = row->not_before < earliest ? row->not_before : earliest;
+        else if (!is_blocked(delivery, row))
             return take(delivery, row, now);
-        earliest = row->not_before < earliest ? row->not_before : earliest;
     }
     return wait_until(earliest, now.mono);
 }
@@ -200,6 +240,13 @@ static void hold_all(struct delivery *delivery, mono_ms now)
     delivery->not_before = later_of(delivery->not_before, now + wait);
 }
 
+/* The last try has not arrived. */
+static void forget_try(struct waiting_row *row)
+{
+    if (!row->is_unclear)
+        row->sent = 0;
+}
+
 void delivery_told(struct delivery *delivery, const char *id, const struct provider_outcome *outcome,
                    struct delivery_now now)
 {
@@ -208,14 +255,20 @@ void delivery_told(struct delivery *delivery, const char *id, const struct provi
         delivery->holds = 0;
     switch (outcome->verdict) {
     case VERDICT_STORED:
+        row->is_unclear = true;
         row->generation++;
         put_off(delivery, row, outcome->after_ms, now.mono);
         return;
     case VERDICT_RETRY:
+        row->is_unclear = true;
+        put_off(delivery, row, outcome->after_ms, now.mono);
+        return;
     case VERDICT_LATER:
+        forget_try(row);
         put_off(delivery, row, outcome->after_ms, now.mono);
         return;
     case VERDICT_HOLD_ALL:
+        forget_try(row);
         hold_all(delivery, now.mono);
         return;
     case VERDICT_ACKED:
@@ -229,14 +282,20 @@ void delivery_told(struct delivery *delivery, const char *id, const struct provi
 
 void delivery_reconciled(struct delivery *delivery, const char *id, enum delivery_found found, struct delivery_now now)
 {
-    struct waiting_row *row = land(delivery, id);
+    struct waiting_row *row = find(delivery, id);
+    if (row == NULL)
+        return;
+    if (row->in_flight)
+        land(delivery, id);
     switch (found) {
     case FOUND_TAKEN:
     case FOUND_UNCLEAR:
         forget(delivery, row);
         return;
     case FOUND_NOT_TAKEN:
-        row->known_from = now.wall; /* it is sent for the first time again */
+        row->is_unclear = false;
+        row->sent = 0;
+        row->generation++;
         return;
     case FOUND_NO_ANSWER:
         put_off(delivery, row, 0, now.mono);

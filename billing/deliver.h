@@ -31,8 +31,12 @@ struct delivery *delivery_create(const struct provider_capabilities *can, uint64
 void delivery_destroy(struct delivery **delivery);
 
 /* A row that is pending, or sent without an answer. @lane names its (customer, meter): rows of one lane never overlap
- * at a provider that wants it so. False when there are DELIVERY_ROWS_MAX; a row that is known stays as it is. */
-bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms ended);
+ * at a provider that wants it so, and none of them goes while it is unclear whether another has arrived. @sent: since
+ * when it may have arrived; 0 = it has not. False when there are DELIVERY_ROWS_MAX; a row that is known stays as it is.
+ */
+bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms sent);
+/* Forget a row, also one in flight. No-op when it is not known. */
+void delivery_drop(struct delivery *delivery, const char *id);
 
 enum delivery_step {
     DELIVERY_SEND,      /* this row: write its SENT, then call; tell the outcome with delivery_told */
@@ -44,7 +48,8 @@ enum delivery_step {
 struct delivery_turn {
     enum delivery_step step;
     char id[ROW_ID_CHARACTERS + 1];
-    unsigned generation; /* for struct provider_event */
+    unsigned generation; /* for struct provider_event. By chance at first for a row that was sent before this delivery
+                            began: what answers are stored is not known */
     int64_t wait_ms;
 };
 /* The oldest row that may go. Until it is told about, it is in flight. */
@@ -61,6 +66,7 @@ enum delivery_found {
     FOUND_UNCLEAR,   /* a person decides: the row ends here */
     FOUND_NO_ANSWER  /* ask again, later */
 };
+/* One answer may tell about several rows: also of those that are not in flight, or not known. */
 void delivery_reconciled(struct delivery *delivery, const char *id, enum delivery_found found, struct delivery_now now);
 
 /* A person repaired something: what was put off goes now. */

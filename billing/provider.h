@@ -33,6 +33,9 @@ bool provider_holds(const struct row *row, const char *customer, wall_ms now,
 
 /* ---- one HTTP call for one row: Stripe's meter events, v1 ---- */
 
+/* Answers have the form of this version whatever the account's default is. */
+#define STRIPE_VERSION_HEADER "Stripe-Version: 2026-10-28.endive"
+
 enum { PROVIDER_URL_BYTES = 1024, PROVIDER_KEY_BYTES = 80, PROVIDER_BODY_BYTES = 2048 };
 
 struct provider_call {
@@ -52,6 +55,8 @@ struct provider_event {
     unsigned generation;
 };
 
+/* Add @value as a part of a form or a query. */
+void stripe_add_encoded(struct builder *to, const char *value);
 /* False when a name is too long for the call. */
 bool stripe_encode(const struct provider_policy *provider, const struct provider_event *event,
                    struct provider_call *ret);

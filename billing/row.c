@@ -24,6 +24,11 @@ static void base32(const uint8_t *bytes, size_t characters, char *to)
     to[characters] = '\0';
 }
 
+const char *row_event_name(const struct row *row)
+{
+    return row->event_name[0] != '\0' ? row->event_name : row->name.meter;
+}
+
 void row_identifier(const struct row_name *name, const char install_id[INSTALL_ID_CHARACTERS + 1], unsigned revision,
                     char to[ROW_ID_CHARACTERS + 1])
 {
@@ -49,7 +54,7 @@ struct making {
     size_t capacity;
 };
 
-static bool takes_model(const struct meter_policy *meter, struct text model)
+bool meter_takes_model(const struct meter_policy *meter, struct text model)
 {
     for (size_t i = 0; i < meter->model_pattern_count; i++) {
         if (text_matches_glob(model, text_of(meter->model_patterns[i])))
@@ -106,7 +111,7 @@ static bool add_cell(struct making *making, const struct cell *cell)
     bool is_taken = false;
     for (size_t i = 0; i < provider->meter_count; i++) {
         const struct meter_policy *meter = &provider->meters[i];
-        if (!takes_model(meter, cell->model))
+        if (!meter_takes_model(meter, cell->model))
             continue;
         is_taken = true;
         if (meter->measure == cell->measure && !add_row(making, cell, meter))

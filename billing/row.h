@@ -29,13 +29,19 @@ struct row_name {
 /* A plain value. */
 struct row {
     struct row_name name;
-    char id[ROW_ID_CHARACTERS + 1];        /* of revision 0: the row's name for people and in states */
-    char model[RECORD_NAME_BYTES_MAX + 1]; /* "" when the meter sums several */
-    bool metered;                          /* the provider has (or needs no) meter for it */
+    char id[ROW_ID_CHARACTERS + 1];           /* of revision 0: the row's name for people and in states */
+    char model[RECORD_NAME_BYTES_MAX + 1];    /* "" when the meter sums several */
+    bool metered;                             /* the provider has (or needs no) meter for it */
+    char event_name[ROW_METER_BYTES_MAX + 1]; /* of the meter that was added for a held row; "" = as @name says */
     enum measure measure;
     int64_t quantity; /* > 0 */
     wall_ms began, ended;
 };
+
+/* Whether @meter sums usage of @model. */
+bool meter_takes_model(const struct meter_policy *meter, struct text model);
+/* What the provider calls the row's meter. */
+const char *row_event_name(const struct row *row);
 
 /* The identifier by which the provider knows a row, the same for ever; it differs between two rows, installations,
  * providers and revisions. A revision above 0 is what is sent instead of a rejected one. */

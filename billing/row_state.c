@@ -27,6 +27,7 @@ struct row_states {
     size_t capacity;
     uint32_t *slots; /* by id: 1 + the entry's place; 0 = free. A power of two, at most half full */
     size_t slot_count;
+    uint64_t moves;
 };
 
 bool row_state_may_move(enum row_state from, enum row_state to)
@@ -90,6 +91,14 @@ static void keep(struct row_states *states, const struct row_entry *entry)
 
 /* ---- lines ---- */
 
+static void add_if_any(struct builder *line, const char *name, const char *value)
+{
+    if (value[0] == '\0')
+        return;
+    builder_format(line, ",\"%s\":", name);
+    builder_add_json(line, text_of(value));
+}
+
 /* The length, or 0 when it cannot be a line. */
 static size_t make_line(const struct row_entry *entry, char to[LINE_BYTES_MAX])
 {
@@ -107,10 +116,12 @@ static size_t make_line(const struct row_entry *entry, char to[LINE_BYTES_MAX])
     builder_add_json(&line, text_of(row->name.meter));
     builder_format(&line, ",\"model\":");
     builder_add_json(&line, text_of(row->model));
-    builder_format(&line,
-                   ",\"metered\":%s,\"measure\":\"%s\",\"quantity\":%" PRId64 ",\"began\":%" PRId64
-                   ",\"ended\":%" PRId64 "}",
-                   row->metered ? "true" : "false", MEASURE_NAMES[row->measure], row->quantity, row->began, row->ended);
+    builder_format(
+        &line, ",\"metered\":%s,\"measure\":\"%s\",\"quantity\":%" PRId64 ",\"began\":%" PRId64 ",\"ended\":%" PRId64,
+        row->metered ? "true" : "false", MEASURE_NAMES[row->measure], row->quantity, row->began, row->ended);
+    add_if_any(&line, "event", row->event_name);
+    add_if_any(&line, "customer", entry->customer);
+    builder_add_string(&line, entry->undecided ? ",\"undecided\":true}" : "}");
     uint32_t crc = crc32c(0, line.at, line.length);
     builder_format(&line, " %08" PRIx32 "\n", crc);
     return line.overflowed ? 0 : line.length;
@@ -161,6 +172,19 @@ static bool fill_entry(json_t *object, struct row_entry *ret)
            copy_name(row->name.meter, sizeof row->name.meter, meter) && copy_name(row->model, sizeof row->model, model);
 }
 
+/* What only some lines have. */
+static bool fill_rest(json_t *object, struct row_entry *ret)
+{
+    const char *event_name = "", *customer = "";
+    int undecided = 0;
+    if (json_unpack(object, "{s?s, s?s, s?b}", "event", &event_name, "customer", &customer, "undecided", &undecided) !=
+        0)
+        return false;
+    ret->undecided = undecided != 0;
+    return copy_name(ret->row.event_name, sizeof ret->row.event_name, event_name) &&
+           copy_name(ret->customer, sizeof ret->customer, customer);
+}
+
 /* @line is without its newline. */
 static bool read_line(struct text line, struct row_entry *ret)
 {
@@ -173,7 +197,7 @@ static bool read_line(struct text line, struct row_entry *ret)
     if (!text_equal(crc, text_of(expected)))
         return false;
     json_t *object = json_loadb(object_text.at, object_text.length, JSON_REJECT_DUPLICATES, NULL);
-    bool good = object != NULL && fill_entry(object, ret);
+    bool good = object != NULL && fill_entry(object, ret) && fill_rest(object, ret);
     json_decref(object);
     return good;
 }
@@ -318,29 +342,78 @@ bool row_states_add(struct row_states *states, const struct row *row, enum row_s
     return true;
 }
 
-bool row_states_move(struct row_states *states, const char *id, enum row_state state, wall_ms when, const char *reason)
+/* Take over what became of a row. */
+static bool put(struct row_states *states, const struct row_entry *entry)
+{
+    if (!append(states, entry))
+        return false;
+    keep(states, entry);
+    states->moves++;
+    return true;
+}
+
+/* No try of it has arrived. */
+static void clear_tries(struct row_entry *entry)
+{
+    entry->first_sent = 0;
+    entry->undecided = false;
+    memset(entry->customer, 0, sizeof entry->customer);
+}
+
+/* The row as it is after the move. */
+static struct row_entry moved(const struct row_states *states, const char *id, enum row_state state, wall_ms when,
+                              const char *reason)
 {
     const struct row_entry *known = row_states_find(states, id);
     ENSURE(known != NULL && row_state_may_move(known->state, state));
     struct row_entry entry = *known;
-    if (known->state == ROW_REJECTED) {
-        if (entry.revision == ROW_REVISION_MAX) {
-            errno = EOVERFLOW;
-            return false;
-        }
+    if (known->state == ROW_REJECTED)
         entry.revision++;
-        entry.first_sent = 0;
-    }
+    if (known->state == ROW_REJECTED || (known->state == ROW_SENT && state == ROW_PENDING) || known->undecided)
+        clear_tries(&entry);
     if (state == ROW_SENT && entry.first_sent == 0)
         entry.first_sent = when;
     entry.state = state;
     entry.when = when;
     memset(entry.reason, 0, sizeof entry.reason);
     text_copy(entry.reason, sizeof entry.reason, text_of(reason));
-    if (!append(states, &entry))
+    return entry;
+}
+
+bool row_states_move(struct row_states *states, const char *id, enum row_state state, wall_ms when, const char *reason)
+{
+    struct row_entry entry = moved(states, id, state, when, reason);
+    if (entry.revision > ROW_REVISION_MAX) {
+        errno = EOVERFLOW;
         return false;
-    keep(states, &entry);
-    return true;
+    }
+    return put(states, &entry);
+}
+
+bool row_states_mark_sent(struct row_states *states, const char *id, wall_ms when, const char *customer)
+{
+    struct row_entry entry = moved(states, id, ROW_SENT, when, "");
+    if (entry.customer[0] == '\0')
+        text_copy(entry.customer, sizeof entry.customer, text_of(customer));
+    return put(states, &entry);
+}
+
+bool row_states_hold_undecided(struct row_states *states, const char *id, wall_ms when, const char *reason)
+{
+    struct row_entry entry = moved(states, id, ROW_HELD, when, reason);
+    entry.undecided = true;
+    return put(states, &entry);
+}
+
+bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name)
+{
+    const struct row_entry *known = row_states_find(states, id);
+    ENSURE(known != NULL && known->state == ROW_HELD && !known->row.metered);
+    struct row_entry entry = *known;
+    entry.when = when;
+    entry.row.metered = true;
+    text_copy(entry.row.event_name, sizeof entry.row.event_name, text_of(event_name));
+    return put(states, &entry);
 }
 
 bool row_states_sync(struct row_states *states)
@@ -352,6 +425,11 @@ const struct row_entry *row_states_find(const struct row_states *states, const c
 {
     uint32_t number = *find_slot(states, id);
     return number == 0 ? NULL : &states->entries[number - 1];
+}
+
+uint64_t row_states_moves(const struct row_states *states)
+{
+    return states->moves;
 }
 
 size_t row_states_count(const struct row_states *states)

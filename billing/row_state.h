@@ -23,14 +23,16 @@ extern const char *const ROW_STATE_NAMES[ROW_STATE_COUNT]; /* "pending", "sent",
  * person knows that it arrived). Delivered is for ever. */
 bool row_state_may_move(enum row_state from, enum row_state to);
 
-enum { ROW_REASON_BYTES_MAX = 200, ROW_REVISION_MAX = 1000 };
+enum { ROW_REASON_BYTES_MAX = 200, ROW_REVISION_MAX = 1000, ROW_CUSTOMER_BYTES_MAX = 255 };
 
 struct row_entry {
     struct row row; /* as it was when it was added: a later configuration does not change what it is the sum of */
     enum row_state state;
-    unsigned revision;                     /* how often it was rejected and tried again */
-    wall_ms when;                          /* of the last move */
-    wall_ms first_sent;                    /* 0 = never, in this revision */
+    unsigned revision;                         /* how often it was rejected and tried again */
+    wall_ms when;                              /* of the last move */
+    wall_ms first_sent;                        /* since when it may have arrived; 0 = it has not, in this revision */
+    char customer[ROW_CUSTOMER_BYTES_MAX + 1]; /* for whom it was sent, while it may have arrived; "" = none */
+    bool undecided; /* held, because the provider was asked and its total does not tell whether the row arrived */
     char reason[ROW_REASON_BYTES_MAX + 1]; /* "" = none */
 };
 
@@ -47,13 +49,22 @@ void row_states_close(struct row_states **states);
 /* A new row, pending or held. One that is known stays as it is. False with errno: nothing changed. */
 bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
                     const char *reason);
-/* Move a row that is there, as row_state_may_move allows; @reason is cut to fit. False with errno: nothing changed. */
+/* Move a row that is there, as row_state_may_move allows; @reason is cut to fit. Sent -> pending says that no try of
+ * the row has arrived; so does releasing an undecided one. False with errno: nothing changed. */
 bool row_states_move(struct row_states *states, const char *id, enum row_state state, wall_ms when, const char *reason);
+/* Move it to sent. The first try says for which @customer, and that stays until it surely has not arrived. */
+bool row_states_mark_sent(struct row_states *states, const char *id, wall_ms when, const char *customer);
+/* Move it to held: a person decides whether it arrived. */
+bool row_states_hold_undecided(struct row_states *states, const char *id, wall_ms when, const char *reason);
+/* Give a held row that no meter took the meter called @event_name, for ever. It stays held; its name and id stay. */
+bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name);
 /* Everything told so far is on the disk. False with errno. */
 bool row_states_sync(struct row_states *states);
 
 /* NULL when it is not known. Valid until the next add. */
 const struct row_entry *row_states_find(const struct row_states *states, const char *id);
+/* How often a row's state was changed, since they were opened. */
+uint64_t row_states_moves(const struct row_states *states);
 /* In the order in which they were added. */
 size_t row_states_count(const struct row_states *states);
 const struct row_entry *row_states_at(const struct row_states *states, size_t place);

@@ -6,12 +6,9 @@
 
 #include "billing/provider.h"
 
-/* Answers have the form of this version whatever the account's default is. */
-#define STRIPE_VERSION "2026-10-28.endive"
-
 /* ---- out ---- */
 
-static void put_encoded(struct builder *to, const char *value)
+void stripe_add_encoded(struct builder *to, const char *value)
 {
     static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
     for (const char *at = value; *at != '\0'; at++)
@@ -30,13 +27,13 @@ bool stripe_encode(const struct provider_policy *provider, const struct provider
         builder_format(&key, ":g%u", event->generation);
     builder_init(&body, ret->body, sizeof ret->body);
     builder_add_string(&body, "event_name=");
-    put_encoded(&body, event->row->name.meter);
+    stripe_add_encoded(&body, row_event_name(event->row));
     builder_add_string(&body, "&payload[stripe_customer_id]=");
-    put_encoded(&body, event->customer);
+    stripe_add_encoded(&body, event->customer);
     builder_format(&body, "&payload[value]=%" PRId64 "&identifier=", event->row->quantity);
-    put_encoded(&body, event->identifier);
+    stripe_add_encoded(&body, event->identifier);
     builder_format(&body, "&timestamp=%" PRId64, event->row->ended / 1000);
-    ret->version_header = "Stripe-Version: " STRIPE_VERSION;
+    ret->version_header = STRIPE_VERSION_HEADER;
     builder_string(&url);
     builder_string(&key);
     builder_string(&body);

@@ -18,14 +18,16 @@ struct totals *totals_create(struct fetcher *fetcher);
 void totals_destroy(struct totals **totals);
 
 struct totals_question {
-    const struct provider_policy *provider; /* with its key; read during the call only */
+    const struct provider_policy *provider; /* with its key; copied, and wiped when the answer is there */
     const char *event_name;
     const char *customer;
     wall_ms from, to; /* full UTC hours, from < to */
 };
-/* @error "" when @total is the answer; else why there is none, in words, without a secret. */
+/* @error "" when @total is the answer; else why there is none, in words, without a secret. Others may be asked from
+ * inside; the totals must not be destroyed. */
 typedef void totals_done(void *owner, int64_t total, const char *error);
-/* False when memory is exhausted: no call will come. */
+/* Texts are copied. One question is asked at a time, the others wait. False when memory is exhausted: no call will
+ * come. */
 bool totals_ask(struct totals *totals, const struct totals_question *question, totals_done *done, void *owner);
 
 #endif

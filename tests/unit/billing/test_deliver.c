@@ -42,10 +42,10 @@ static void test_one_call_a_lane(void **state)
 {
     (void) state;
     struct delivery *delivery = create(PROVIDER_STRIPE);
-    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
-    assert_true(delivery_add(delivery, "a2", TEXT("a"), BEGIN));
-    assert_true(delivery_add(delivery, "b1", TEXT("b"), BEGIN));
-    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), 0));
+    assert_true(delivery_add(delivery, "a2", TEXT("a"), 0));
+    assert_true(delivery_add(delivery, "b1", TEXT("b"), 0));
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), 0));
     assert_int_equal(delivery_count(delivery), 3);
     assert_next(delivery, at(0), DELIVERY_SEND, "a1");
     assert_int_equal(assert_next(delivery, at(0), DELIVERY_WAIT, NULL).wait_ms, 1); /* 1,000 calls a second */
@@ -64,7 +64,7 @@ static void test_what_failed_waits_longer_each_time(void **state)
 {
     (void) state;
     struct delivery *delivery = create(PROVIDER_STRIPE);
-    assert_true(delivery_add(delivery, "a1", TEXT("a"), BEGIN));
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), 0));
     int64_t time = 0;
     struct delivery_turn turn = assert_next(delivery, at(time), DELIVERY_SEND, "a1");
     for (int failures = 1; failures <= 12; failures++) {
@@ -91,7 +91,7 @@ static void test_nothing_goes_while_the_key_is_wrong(void **state)
     (void) state;
     struct delivery *delivery = create(PROVIDER_STRIPE);
     for (char name[] = "a1"; name[0] <= 'e'; name[0]++)
-        assert_true(delivery_add(delivery, name, (struct text){name, 1}, BEGIN));
+        assert_true(delivery_add(delivery, name, (struct text){name, 1}, 0));
     int64_t time = 0;
     for (int probes = 0; probes < 10; probes++) {
         struct delivery_turn turn = assert_next(delivery, at(time), DELIVERY_SEND, NULL);
@@ -123,10 +123,10 @@ static void test_what_is_old_is_asked_for_first(void **state)
     delivery_reconciled(delivery, "a1", FOUND_NOT_TAKEN, at(24 * HOUR));
     assert_next(delivery, at(25 * HOUR), DELIVERY_SEND, "a1");
     tell(delivery, "a1", VERDICT_RETRY, 0, at(25 * HOUR));
-    assert_next(delivery, at(46 * HOUR), DELIVERY_SEND, "a1");
-    tell(delivery, "a1", VERDICT_RETRY, 0, at(46 * HOUR));
-    assert_next(delivery, at(47 * HOUR), DELIVERY_RECONCILE, "a1");
-    delivery_reconciled(delivery, "a1", FOUND_TAKEN, at(47 * HOUR));
+    assert_next(delivery, at(47 * HOUR), DELIVERY_SEND, "a1");
+    tell(delivery, "a1", VERDICT_RETRY, 0, at(47 * HOUR));
+    assert_next(delivery, at(48 * HOUR), DELIVERY_RECONCILE, "a1");
+    delivery_reconciled(delivery, "a1", FOUND_TAKEN, at(48 * HOUR));
     assert_int_equal(delivery_count(delivery), 0);
     delivery_destroy(&delivery);
     delivery_destroy(&file);

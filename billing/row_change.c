@@ -1,0 +1,155 @@
+/* A person's verbs: each looks at the state first, and says why when it changes nothing. */
+#include "billing/row_change.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "billing/provider.h"
+
+const char *const ROW_VERB_NAMES[ROW_VERB_COUNT] = {"retry", "release", "hold", "delivered"};
+
+/* One change being made. */
+struct changing {
+    struct row_states *states;
+    const struct policy *policy;
+    const char *id;
+    wall_ms now;
+    struct row_change_result *result;
+};
+
+__attribute__((format(printf, 2, 3))) static void refuse(struct changing *changing, const char *format, ...)
+{
+    struct builder reason;
+    va_list arguments;
+    builder_init(&reason, changing->result->reason, sizeof changing->result->reason);
+    va_start(arguments, format);
+    builder_format_list(&reason, format, arguments);
+    va_end(arguments);
+    builder_string(&reason);
+}
+
+static bool allows(struct changing *changing, const struct row_entry *entry, unsigned states, const char *wanted)
+{
+    if ((states >> entry->state & 1) != 0)
+        return true;
+    refuse(changing, "the row is %s: only one that is %s can be changed so", ROW_STATE_NAMES[entry->state], wanted);
+    return false;
+}
+
+static void move(struct changing *changing, enum row_state state, const char *reason)
+{
+    if (!row_states_move(changing->states, changing->id, state, changing->now, reason))
+        refuse(changing, "the states cannot be written: %s", strerrordesc_np(errno));
+    else if (!row_states_sync(changing->states))
+        refuse(changing, "whether it is on the disk is not known: %s", strerrordesc_np(errno));
+    else
+        changing->result->changed = true;
+}
+
+/* ---- release ---- */
+
+static const struct provider_policy *find_provider(const struct policy *policy, enum provider_kind kind)
+{
+    for (size_t i = 0; i < policy->billing.provider_count; i++) {
+        if (policy->billing.providers[i].kind == kind)
+            return &policy->billing.providers[i];
+    }
+    return NULL;
+}
+
+/* The meter that takes what @row sums, now; NULL and a reason when there is none, or more than one. */
+static const struct meter_policy *find_meter(struct changing *changing, const struct provider_policy *provider,
+                                             const struct row *row)
+{
+    const struct meter_policy *found = NULL;
+    for (size_t i = 0; i < provider->meter_count; i++) {
+        const struct meter_policy *meter = &provider->meters[i];
+        if (meter->measure != row->measure || !meter_takes_model(meter, text_of(row->model)))
+            continue;
+        if (found != NULL) {
+            refuse(changing, "a held row goes to one meter, and %.40s and %.40s both take it: leave one, then release",
+                   found->event_name, meter->event_name);
+            return NULL;
+        }
+        found = meter;
+    }
+    if (found == NULL)
+        refuse(changing, "no meter takes %s of the model %.60s: add one, then release", MEASURE_NAMES[row->measure],
+               row->model);
+    return found;
+}
+
+/* What it was held for is there now. */
+static bool is_complete(struct changing *changing, const struct row_entry *entry)
+{
+    const struct provider_policy *provider = find_provider(changing->policy, entry->row.name.provider);
+    if (provider == NULL) {
+        refuse(changing, "the configuration has no provider %s", PROVIDER_KIND_NAMES[entry->row.name.provider]);
+        return false;
+    }
+    bool may_have_arrived = entry->first_sent != 0 && !entry->undecided;
+    if (may_have_arrived) /* it goes as it went, or is asked for */
+        return true;
+    struct row row = entry->row;
+    const struct meter_policy *meter = row.metered ? NULL : find_meter(changing, provider, &row);
+    if (!row.metered && meter == NULL)
+        return false;
+    row.metered = true;
+    const char *customer = provider_customer(changing->policy, row.name.tenant);
+    if (provider_holds(&row, customer, changing->now, changing->result->reason))
+        return false;
+    if (meter == NULL)
+        return true;
+    if (row_states_give_meter(changing->states, changing->id, changing->now, meter->event_name))
+        return true;
+    refuse(changing, "the states cannot be written: %s", strerrordesc_np(errno));
+    return false;
+}
+
+/* ---- the verbs ---- */
+
+static void retry(struct changing *changing, const struct row_entry *entry)
+{
+    if (!allows(changing, entry, 1u << ROW_REJECTED, "rejected"))
+        return;
+    if (entry->revision == ROW_REVISION_MAX)
+        refuse(changing, "it was tried again %d times: bill it by hand", ROW_REVISION_MAX);
+    else
+        move(changing, ROW_PENDING, "");
+}
+
+static void release(struct changing *changing, const struct row_entry *entry)
+{
+    if (allows(changing, entry, 1u << ROW_HELD, "held") && is_complete(changing, entry))
+        move(changing, ROW_PENDING, "");
+}
+
+static void hold(struct changing *changing, const struct row_entry *entry)
+{
+    if (allows(changing, entry, 1u << ROW_PENDING | 1u << ROW_SENT, "pending or sent"))
+        move(changing, ROW_HELD, entry->first_sent == 0 ? "held by a person" : "held by a person; it may have arrived");
+}
+
+static void deliver(struct changing *changing, const struct row_entry *entry)
+{
+    if (allows(changing, entry, 1u << ROW_HELD, "held"))
+        move(changing, ROW_ACKED, "seen at the provider by a person");
+}
+
+struct row_change_result row_change(struct row_states *states, const struct policy *policy, const char *id,
+                                    enum row_verb verb, wall_ms now)
+{
+    static void (*const VERBS[ROW_VERB_COUNT])(struct changing *, const struct row_entry *) = {
+        [ROW_RETRY] = retry, [ROW_RELEASE] = release, [ROW_HOLD] = hold, [ROW_DELIVERED] = deliver};
+    struct row_change_result result = {0};
+    struct changing changing = {states, policy, id, now, &result};
+    const struct row_entry *entry = row_states_find(states, id);
+    if (entry == NULL) {
+        refuse(&changing, "no row has this id");
+        return result;
+    }
+    result.is_known = true;
+    VERBS[verb](&changing, entry);
+    result.state = row_states_find(states, id)->state;
+    return result;
+}
