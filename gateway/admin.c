@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "conf/reload.h"
 #include "gateway/admin_limits.h"
+#include "gateway/admin_usage.h"
 #include "gateway/body.h"
 #include "gateway/gateway.h"
 #include "gateway/process_metrics.h"
@@ -37,9 +38,11 @@ struct admin_request {
     struct admin *admin;
     struct connection *connection;
     const struct http_head *head;
+    struct buffer body;
     struct buffer answer;
-    size_t body_bytes;
     int status;
+    bool replied;
+    struct admin_change *change; /* what the answer waits for; it forgets us when we go first */
 };
 
 /* ---- answers ---- */
@@ -52,6 +55,7 @@ static void reply(struct admin_request *request, const char *content_type)
     answer.headers[answer.header_count++] = (struct reply_header){"Cache-Control", "no-store"};
     if (request->status == 401)
         answer.headers[answer.header_count++] = (struct reply_header){"WWW-Authenticate", "Bearer"};
+    request->replied = true;
     server_reply(request->connection, &answer);
 }
 
@@ -86,6 +90,7 @@ static void get_readyz(struct admin_request *request)
 static void get_metrics(struct admin_request *request)
 {
     process_metrics_update();
+    money_update_metrics(&request->admin->gateway->money);
     if (!metrics_write(&request->answer)) {
         reply_error(request, 500, "The metrics do not fit.");
         return;
@@ -120,6 +125,52 @@ static void get_limits(struct admin_request *request)
         reply(request, "application/json");
     else
         reply_error(request, status, message);
+}
+
+static void get_usage(struct admin_request *request)
+{
+    if (admin_usage_write(request->admin->gateway, &request->answer))
+        reply(request, "application/json");
+    else
+        reply_error(request, 500, "The answer does not fit.");
+}
+
+static void on_changed(void *owner, int status, struct text body)
+{
+    struct admin_request *request = owner;
+    bool is_ending = request->admin->gateway->draining && status == 404;
+    request->change = NULL;
+    request->status = is_ending ? 503 : status;
+    (void) buffer_add(&request->answer, body);
+    reply(request, "application/json");
+}
+
+/* The billing thread answers, at its leisure. */
+static void post_billing(struct admin_request *request)
+{
+    struct gateway *gateway = request->admin->gateway;
+    struct admin_change *change = calloc(1, sizeof *change);
+    if (change == NULL) {
+        reply_error(request, 500, "Out of memory.");
+        return;
+    }
+    const char *complaint = admin_change_parse(buffer_text(&request->body), change);
+    if (complaint != NULL) {
+        free(change);
+        reply_error(request, 400, complaint);
+        return;
+    }
+    change->answer = on_changed;
+    change->owner = request;
+    request->change = change;
+    admin_change_begin(gateway->money.biller, gateway->loop, change);
+}
+
+static void forget_change(struct admin_request *request)
+{
+    if (request->change != NULL)
+        request->change->answer = NULL;
+    request->change = NULL;
 }
 
 static void post_reload(struct admin_request *request)
@@ -161,7 +212,9 @@ static const struct {
     {{"/admin/v1/engines", 17}, HTTP_GET, get_engines},
     {{"/admin/v1/requests", 18}, HTTP_GET, get_requests},
     {{"/admin/v1/limits", 16}, HTTP_GET, get_limits},
+    {{"/admin/v1/usage", 15}, HTTP_GET, get_usage},
     {{"/admin/v1/reload", 16}, HTTP_POST, post_reload},
+    {{"/admin/v1/billing", 17}, HTTP_POST, post_billing},
 };
 
 static bool has_token(const struct admin_request *request)
@@ -226,7 +279,7 @@ static void run_route(struct admin_request *request)
     }
     reply_error(request, 404,
                 "Unknown path. Here are /livez, /readyz, /metrics, /admin/v1/engines, /admin/v1/requests, "
-                "/admin/v1/limits and POST /admin/v1/reload.");
+                "/admin/v1/limits, /admin/v1/usage, POST /admin/v1/reload and POST /admin/v1/billing.");
 }
 
 /* ---- the server's calls ---- */
@@ -240,6 +293,7 @@ static enum server_verdict on_head(void *owner, struct connection *connection, c
         return SERVER_REPLY;
     *request = (struct admin_request){.admin = owner, .connection = connection, .head = head};
     buffer_init(&request->answer, ANSWER_BYTES_MAX);
+    buffer_init(&request->body, BODY_MAX);
     if (head->verdict != GUARD_OK) {
         reply_error(request, GUARD_ANSWERS[head->verdict].status, GUARD_ANSWERS[head->verdict].message);
         return SERVER_REPLY;
@@ -247,42 +301,45 @@ static enum server_verdict on_head(void *owner, struct connection *connection, c
     return may_ask(request) ? SERVER_GO_ON : SERVER_REPLY;
 }
 
-/* No route reads a body; some clients send one. */
+/* Few routes read a body; some clients always send one. */
 static enum server_verdict on_body(void *context, struct text piece)
 {
     struct admin_request *request = context;
-    request->body_bytes += piece.length;
-    if (request->body_bytes <= BODY_MAX)
+    if (buffer_add(&request->body, piece))
         return SERVER_GO_ON;
-    reply_error(request, 413, "No body is needed here.");
+    reply_error(request, 413, "No body of this size is needed here.");
     return SERVER_REPLY;
 }
 
-static enum server_verdict on_body_end(void *request)
+static enum server_verdict on_body_end(void *context)
 {
+    struct admin_request *request = context;
     run_route(request);
-    return SERVER_REPLY;
+    return request->replied ? SERVER_REPLY : SERVER_GO_ON;
 }
 
-static void on_nothing(void *request)
+static void on_writable(void *request)
 {
     (void) request;
+}
+
+static void on_gone(void *request)
+{
+    forget_change(request);
 }
 
 static void on_end(void *context, bool sent)
 {
     struct admin_request *request = context;
     (void) sent;
+    forget_change(request);
+    buffer_finish(&request->body);
     buffer_finish(&request->answer);
     free(request);
 }
 
-static const struct server_handlers handlers = {.head = on_head,
-                                                .body = on_body,
-                                                .body_end = on_body_end,
-                                                .writable = on_nothing,
-                                                .gone = on_nothing,
-                                                .end = on_end};
+static const struct server_handlers handlers = {
+    .head = on_head, .body = on_body, .body_end = on_body_end, .writable = on_writable, .gone = on_gone, .end = on_end};
 
 /* ---- life ---- */
 

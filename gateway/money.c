@@ -92,7 +92,7 @@ void money_finish(struct money *money)
 
 /* ---- what the log says ---- */
 
-static const char *redis_trouble(const struct money *money, const struct store_status *status)
+const char *money_redis_trouble(const struct money *money, const struct store_status *status)
 {
     const char *trouble = money->keeper != NULL ? redis_keeper_trouble(money->keeper) : "";
     return *trouble != '\0' ? trouble : status->error;
@@ -109,7 +109,7 @@ static void tell_redis(struct money *money, const struct store_status *status)
         log_event(LOG_INFO, "redis", "Redis answers; %zu journals are shipped to it", status->writers);
     else
         log_event(LOG_WARNING, "redis", "Redis does not answer, usage waits in the journals: %s",
-                  redis_trouble(money, status));
+                  money_redis_trouble(money, status));
 }
 
 static void tell_durability(struct money *money, const struct store_status *status)
@@ -164,7 +164,7 @@ void money_write_readiness(struct money *money, struct buffer *lines)
         (void) buffer_add(lines, TEXT("[+]redis answers\n"));
     else
         (void) buffer_format(lines, "[-]redis does not answer, usage waits in the journals: %s\n",
-                             redis_trouble(money, &redis));
+                             money_redis_trouble(money, &redis));
     struct biller_status *billing = ask_biller(money);
     if (billing != NULL && billing->error[0] != '\0')
         (void) buffer_format(lines, "[-]billing: %s\n", billing->error);

@@ -44,6 +44,9 @@ void money_finish(struct money *money);
 
 /* A line each of GET /readyz: neither makes the gateway unready, for usage waits on disk. */
 void money_write_readiness(struct money *money, struct buffer *lines);
+/* Why Redis does not answer, also when that is because the private one does not run; "" = nothing is known. Until the
+ * loop runs next, and as long as @status. */
+const char *money_redis_trouble(const struct money *money, const struct store_status *status);
 /* The gauges, as of now. */
 void money_update_metrics(struct money *money);
 
