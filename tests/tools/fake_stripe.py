@@ -48,7 +48,8 @@ BODY_BYTES_MAX = 1 << 20
 CALLS_KEPT = 200_000
 
 # What can go wrong. "after" = the event was taken nevertheless. Options: status (500), seconds (1), retry_after, skip
-# (so many calls are spared first), path (a part of the URL's; "meter_events" when not given).
+# (so many calls are spared first), path (a part of the URL's; "meter_events" when not given), then_down (an outage begins
+# with the last of them).
 FAULTS = {
     "drop_before": "the connection is reset, nothing was done",
     "drop_after": "the connection is reset after it was done",
@@ -231,6 +232,7 @@ class Fault:
     seconds: float = 1.0
     retry_after: int | None = None
     code: str = "meter_event_invalid_value"
+    then_down: bool = False
 
 
 @dataclasses.dataclass
@@ -258,6 +260,7 @@ class Books:
         self.calls = collections.deque(maxlen=CALLS_KEPT)
         self.serial = 0
         self.second, self.calls_of_second = 0, 0
+        self.begin_outage = lambda: None  # FakeStripe's
 
     # ---- small things ----
 
@@ -581,6 +584,8 @@ class Books:
         fault.count -= 1
         if fault.count <= 0:
             self.faults.remove(fault)
+            if fault.then_down:
+                self.begin_outage()
         return True
 
     def state(self):
@@ -988,6 +993,7 @@ class FakeStripe:
     def __init__(self, port=0, control_port=0, clock_offset_file=None, keys=None, seed=0):
         self.books = Books(Clock(clock_offset_file), keys, seed)
         self.outage, self.up, self.generation = None, threading.Event(), 0
+        self.books.begin_outage = self.set_down
         self.api = Listener(port, lambda *connection: ApiHandler(self, *connection))
         self.controls = Listener(control_port, lambda *connection: ControlHandler(self, *connection))
 

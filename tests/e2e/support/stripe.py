@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import httpx
 
@@ -118,3 +119,26 @@ class FakeStripe:
             for (whose, what, _), value in self.totals().items()
             if customer in (None, whose) and event_name in (None, what)
         )
+
+
+class Clock:
+    """The wall clock of a test: a file with the milliseconds that the test build of the gateway and the fake Stripe add
+    to the real one."""
+
+    def __init__(self, directory, offset_s=0.0):
+        self.file = pathlib.Path(directory) / "clock.offset"
+        self.offset_ms = 0
+        self.step(offset_s)
+
+    def step(self, seconds):
+        self.offset_ms += int(seconds * 1000)
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(f"{self.offset_ms}\n")
+        fresh.rename(self.file)
+
+    def now(self):
+        return time.time() + self.offset_ms / 1000
+
+    @property
+    def environment(self):
+        return {"TOLLGATE_CLOCK_OFFSET_FILE": str(self.file)}
