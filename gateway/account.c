@@ -12,7 +12,7 @@ static const char *endpoint_name(const struct request *request)
 static void log_who(struct log_line *line, const struct request *request)
 {
     log_add_string(line, "request_id", request->id);
-    log_add_string(line, "client", server_client_address(request->connection));
+    log_add_string(line, "client", request->client_address);
     log_add_string(line, "endpoint", endpoint_name(request));
     if (request->tenant[0] != '\0') {
         log_add_string(line, "tenant", request->tenant);
@@ -24,10 +24,10 @@ static void log_who(struct log_line *line, const struct request *request)
         log_add_string(line, "model", request->model);
     if (request->model_asked[0] != '\0')
         log_add_string(line, "model_asked", request->model_asked);
-    if (request->head->client_request_id.at != NULL)
-        log_add(line, "client_request_id", request->head->client_request_id);
-    if (request->head->retry_count.at != NULL)
-        log_add(line, "client_retry_count", request->head->retry_count);
+    if (request->client_request_id.at != NULL)
+        log_add(line, "client_request_id", request->client_request_id);
+    if (request->client_retry_count.at != NULL)
+        log_add(line, "client_retry_count", request->client_retry_count);
 }
 
 static void log_usage(struct log_line *line, const struct usage *usage)

@@ -119,7 +119,7 @@ static void observe_content(struct request *request, int64_t chunks_before)
 static void write_out(struct request *request)
 {
     struct text out = buffer_text(&request->worker->scratch);
-    if (out.length == 0)
+    if (out.length == 0 || request->client_gone)
         return;
     request->written_at = loop_now(request->worker->loop);
     if (!server_write(request->connection, out))
@@ -157,11 +157,11 @@ static void take_events(struct request *request, struct text bytes)
         lease_progress(request->lease);
     }
     write_out(request);
-    if (request->relay_over || request->client_gone)
+    if (request->relay_over || (request->client_gone && !request->lingering))
         return;
     observe_content(request, chunks_before);
     request_progress(request);
-    if (relay->done_seen && relay_is_complete(relay))
+    if ((relay->done_seen || (request->lingering && relay->usage_is_final)) && relay_is_complete(relay))
         complete_stream(request);
     else if (!fits || relay->error_seen || relay->done_seen)
         answer_break(request, OUTCOME_STREAM_BROKEN, relay->done_seen ? LEASE_OK : LEASE_SERVER_ERROR);
@@ -307,8 +307,10 @@ static void on_head(void *owner, const struct exchange_head *head)
         .wants_usage_chunk = request->asked.include_usage,
         .wants_continuous_usage = request->asked.continuous_usage,
         .may_be_cut = request->reservation.open,
+        .is_embeddings = request->endpoint == ENDPOINT_EMBEDDINGS,
         .choices = request->asked.choices * request->asked.prompts,
     };
+    estimator_content_rates(request->worker->estimator, request->model, &rules.rates);
     request->times.first_byte = clock_mono_us();
     request->engine_status = head->status;
     request->engine_retry_after_ms = head->retry_after_ms;
@@ -330,7 +332,7 @@ static enum body_verdict on_body(void *owner, struct text bytes)
         (void) buffer_add(&request->relay.held, bytes); /* what exceeds the bound is not needed for its message */
         return BODY_TAKEN;
     }
-    if (request->replied && server_pending(request->connection) > RELAY_HIGH_WATER_BYTES) {
+    if (request->replied && !request->client_gone && server_pending(request->connection) > RELAY_HIGH_WATER_BYTES) {
         request->engine_paused = true;
         return BODY_PAUSE;
     }

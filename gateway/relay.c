@@ -65,6 +65,12 @@ static void add_event(struct feeding *feeding, struct text before, struct text b
     add(feeding, TEXT("\n\n"));
 }
 
+/* The engine reports completion tokens of one choice only, and there are others. */
+static bool covers_one_of_many(const struct relay *relay)
+{
+    return relay->rules.dialect->usage_covers_one_choice && relay->rules.choices > 1;
+}
+
 static bool counts_something(const struct engine_usage *usage)
 {
     return usage->seen && (usage->input_tokens > 0 || usage->output_tokens > 0);
@@ -88,6 +94,10 @@ static void keep_usage(struct relay *relay, const struct answer_scan *scan, stru
     if (!counts_something(&usage) && !(usage.seen && !relay->usage.seen))
         return;
     relay->usage = usage;
+    relay->chunks_told = usage.output_tokens > 0 ? relay->content_chunks : 0;
+    /* Beside a choice it may be that choice's own. */
+    bool is_of_all = scan->choice_count == 0 || relay->rules.choices <= 1 || covers_one_of_many(relay);
+    relay->usage_is_final = is_of_all && relay_has_finished(relay);
     if (scan->has_usage_member && !scan->usage_is_null) {
         struct text value = usage_value(scan, data);
         if (value.length < sizeof relay->usage_json) {
@@ -126,6 +136,8 @@ static void count_content(struct relay *relay, const struct answer_scan *scan)
     relay->content_chunks += scan->content_choices;
     relay->first_choice_chunks += (int64_t) (scan->content_bits[0] & 1);
     relay->content_bytes += scan->content_bytes;
+    if (scan->content_choices > 0)
+        relay->last_chunk_bytes = scan->content_bytes;
     relay->finished += scan->finish_count;
 }
 
@@ -177,8 +189,8 @@ static bool on_event(void *owner, const struct sse_event *event)
     }
     if (relay->template_length == 0 && (relay->rules.wants_usage_chunk || relay->rules.may_be_cut))
         keep_template(relay, event->data);
-    keep_usage(relay, &scan, event->data);
     count_content(relay, &scan);
+    keep_usage(relay, &scan, event->data);
     relay_chunk(feeding, event, &scan);
     return !feeding->full;
 }
@@ -194,13 +206,15 @@ bool relay_feed_events(struct relay *relay, struct text bytes, struct buffer *ou
     return !relay->events.too_long && !feeding.full;
 }
 
+bool relay_has_finished(const struct relay *relay)
+{
+    return !relay->error_seen && relay->finished > 0 && (int64_t) relay->finished >= relay->rules.choices;
+}
+
 bool relay_is_complete(const struct relay *relay)
 {
-    if (relay->error_seen)
-        return false;
-    if (relay->done_seen)
-        return relay->finished > 0;
-    return relay->finished > 0 && (int64_t) relay->finished >= relay->rules.choices;
+    bool has_ended = relay->done_seen && !relay->error_seen && relay->finished > 0;
+    return has_ended || relay_has_finished(relay);
 }
 
 bool relay_closing(struct relay *relay, struct buffer *out)
@@ -243,44 +257,77 @@ bool relay_error_event(struct buffer *out, const char *message, const char *type
 
 /* ---- usage ---- */
 
-static int64_t counted_output(const struct relay *relay)
+static int64_t count_chunks(const struct relay *relay, int64_t chunks)
 {
-    return relay->kind == RELAY_EVENTS ? relay->content_chunks : 0;
+    return content_tokens_of_chunks(&relay->rules.rates, chunks);
 }
 
-/* Some engines report completion tokens of one choice only: the others are counted. */
-static int64_t other_choices(const struct relay *relay, int64_t of_one)
+/* The answer whole, by what it shows: chunks of a stream; else bytes, when all of them have come. */
+static void count_output(const struct relay *relay, bool complete, struct usage *usage)
 {
-    if (!relay->rules.dialect->usage_covers_one_choice || relay->rules.choices <= 1)
+    bool by_bytes = relay->kind == RELAY_WHOLE && complete && !relay->rules.is_embeddings;
+    if (relay->kind == RELAY_EVENTS)
+        usage->output_tokens = count_chunks(relay, relay->content_chunks);
+    else if (by_bytes)
+        usage->output_tokens = content_tokens_of_bytes(&relay->rules.rates, (int64_t) relay->scan.content_bytes);
+    usage->output_source = by_bytes ? USAGE_ESTIMATED : USAGE_COUNTED;
+}
+
+/* What the engine's own count of the output leaves out: the other choices, or chunks that came after it. */
+static int64_t left_out(const struct relay *relay, bool is_final, int64_t told)
+{
+    if (relay->kind == RELAY_EVENTS && !covers_one_of_many(relay))
+        return count_chunks(relay, relay->content_chunks - relay->chunks_told);
+    if (!is_final || !covers_one_of_many(relay))
         return 0;
     if (relay->kind == RELAY_EVENTS)
-        return relay->content_chunks - relay->first_choice_chunks;
+        return count_chunks(relay, relay->content_chunks - relay->first_choice_chunks);
     /* A whole answer shows bytes, not chunks: the other choices are taken to be like the reported one. */
-    return relay->scan.content_choices > 1 ? of_one * (int64_t) (relay->scan.content_choices - 1) : 0;
+    return relay->scan.content_choices > 1 ? told * (int64_t) (relay->scan.content_choices - 1) : 0;
+}
+
+static void take_engines_output(const struct relay *relay, bool complete, int64_t told, struct usage *usage)
+{
+    bool is_final = complete || relay->usage_is_final, is_stream = relay->kind == RELAY_EVENTS;
+    bool is_of_any_choice = is_stream && relay->rules.choices > 1 && !is_final;
+    if (is_of_any_choice || (is_stream && told == 0 && relay->content_chunks > 0))
+        return; /* what was counted says more */
+    int64_t others = left_out(relay, is_final, told);
+    usage->output_tokens = told + others;
+    usage->output_source = others > 0 ? USAGE_COUNTED : USAGE_ENGINE;
 }
 
 struct usage relay_usage(const struct relay *relay, bool complete, int64_t input_estimate_tokens)
 {
     struct usage usage = {.input_tokens = input_estimate_tokens, .input_source = USAGE_ESTIMATED};
     struct engine_usage engine = relay->kind == RELAY_WHOLE ? answer_usage(&relay->scan) : relay->usage;
-    int64_t counted = counted_output(relay);
-    bool has_content = relay->kind == RELAY_WHOLE ? relay->scan.content_choices > 0 : counted > 0;
-    usage.output_tokens = counted;
-    usage.output_source = USAGE_COUNTED;
-    bool is_lie = complete && has_content && engine.output_tokens == 0;
+    bool has_content = relay->kind == RELAY_WHOLE ? relay->scan.content_choices > 0 : relay->content_chunks > 0;
+    int64_t told = relay->rules.is_embeddings ? 0 : engine.output_tokens;
+    /* Before the end a count of 0 may have been true when it was made. */
+    bool is_lie = has_content && told == 0 && (complete || engine.input_tokens == 0);
+    count_output(relay, complete, &usage);
     if (!engine.seen || is_lie)
         return usage;
-
     usage.input_tokens = engine.input_tokens;
     usage.cached_input_tokens = engine.cached_input_tokens;
     usage.input_source = USAGE_ENGINE;
-    /* On the chunks of a broken-off stream usage says exactly what was relayed: it came with the last of them. */
-    if (engine.output_tokens > 0 || complete) {
-        int64_t others = other_choices(relay, engine.output_tokens);
-        usage.output_tokens = engine.output_tokens + others;
-        usage.output_source = others > 0 ? USAGE_COUNTED : USAGE_ENGINE;
-    }
+    take_engines_output(relay, complete, told, &usage);
     return usage;
+}
+
+struct content_sample relay_content_sample(const struct relay *relay)
+{
+    bool is_stream = relay->kind == RELAY_EVENTS;
+    struct engine_usage engine = is_stream ? relay->usage : answer_usage(&relay->scan);
+    if (!engine.seen || covers_one_of_many(relay) || (is_stream && relay->chunks_told < relay->content_chunks))
+        return (struct content_sample){0};
+    return (struct content_sample){
+        .tokens = engine.output_tokens,
+        .chunks = is_stream ? relay->content_chunks : 0,
+        .bytes = (int64_t) (is_stream ? relay->content_bytes : relay->scan.content_bytes),
+        .last_chunk_bytes = is_stream ? (int64_t) relay->last_chunk_bytes : 0,
+        .choices = relay->rules.choices > 1 ? relay->rules.choices : 1,
+    };
 }
 
 /* ---- errors ---- */

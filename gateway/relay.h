@@ -12,6 +12,7 @@
 #include "backends/sse.h"
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "ratelimit/estimate_content.h"
 
 /* By whose count. */
 enum usage_source { USAGE_NONE, USAGE_ENGINE, USAGE_COUNTED, USAGE_ESTIMATED };
@@ -48,7 +49,9 @@ struct relay_rules {
     bool wants_usage_chunk;      /* the client asked for include_usage */
     bool wants_continuous_usage; /* the client asked for usage on every chunk */
     bool may_be_cut;             /* a limit may end it before the engine does */
+    bool is_embeddings;          /* nothing is generated */
     int64_t choices;             /* n times prompts */
+    struct content_rates rates;  /* of the model, for what no engine counts */
 };
 
 /* The state of one answer; zeroed by relay_begin. Pure: it turns bytes into bytes and findings. */
@@ -59,6 +62,7 @@ struct relay {
     struct answer_scan scan;   /* WHOLE: all bytes */
     struct buffer held;        /* WHOLE: not yet written; ERROR: the body */
     struct engine_usage usage; /* the last that counted something */
+    bool usage_is_final;       /* it came when every choice had its finish_reason, and is of all or of one of them */
     bool usage_chunk_sent;
     bool done_seen;              /* [DONE] */
     bool error_seen;             /* an error event inside a 200 */
@@ -66,7 +70,9 @@ struct relay {
     unsigned finished;           /* choices whose finish_reason came */
     int64_t content_chunks;      /* of all choices */
     int64_t first_choice_chunks; /* of choice 0 */
+    int64_t chunks_told;         /* of content_chunks, those that @usage includes */
     uint64_t content_bytes;
+    uint64_t last_chunk_bytes; /* of content, in the last event that had any */
     uint64_t written_bytes;
     char template_chunk[512]; /* `"id":…,"object":…,"created":…,"model":…` of the first chunk, for a usage chunk of ours
                                */
@@ -82,6 +88,8 @@ void relay_finish(struct relay *relay);
  * error_seen the rest is ignored; the closing event is not in @out: relay_closing makes it. False: an event too long.
  */
 bool relay_feed_events(struct relay *relay, struct text bytes, struct buffer *out);
+/* EVENTS: every choice had its finish_reason. */
+bool relay_has_finished(const struct relay *relay);
 /* EVENTS: the stream may be called complete: [DONE], or its end after every choice had its finish_reason. */
 bool relay_is_complete(const struct relay *relay);
 /* EVENTS, complete: the usage chunk if it is owed, and `data: [DONE]`. */
@@ -95,6 +103,10 @@ bool relay_error_event(struct buffer *out, const char *message, const char *type
 /* What was generated so far, by the table of DESIGN section 5: the engine's usage, else counted, else estimated.
  * @complete: the answer came whole. */
 struct usage relay_usage(const struct relay *relay, bool complete, int64_t input_estimate_tokens);
+
+/* What the answer teaches about content when the engine counted it; tokens is 0 when it teaches nothing. Once it is
+ * complete. */
+struct content_sample relay_content_sample(const struct relay *relay);
 
 /* The message inside an engine's error body, whatever its shape; at == NULL when there is none. Copied to @to. */
 struct text relay_engine_message(struct text body, char *to, size_t capacity);

@@ -46,6 +46,11 @@ static void skip_to_end(struct request *request)
 
 void request_run(struct request *request)
 {
+    if (request->lingering) {
+        if (request->relay_over)
+            request_end_lingering(request);
+        return;
+    }
     if (request->closing != CLOSING_NONE)
         skip_to_end(request);
     while (request->at->run != NULL) {
@@ -97,6 +102,8 @@ static void request_free(struct request *request)
 
 void requests_finish(struct worker *worker)
 {
+    while (worker->active != NULL)
+        request_end_lingering(worker->active);
     while (worker->spare != NULL) {
         struct request *request = worker->spare;
         worker->spare = request->next;
@@ -156,6 +163,9 @@ struct request *request_begin(struct worker *worker, struct connection *connecti
     request->worker = worker;
     request->connection = connection;
     request->head = head;
+    request->client_address = server_client_address(connection);
+    request->client_request_id = head->client_request_id;
+    request->client_retry_count = head->retry_count;
     request->at = steps;
     request->later = (struct loop_turn_end){.run = on_later, .owner = request};
     request->times.head = clock_mono_us();
@@ -285,21 +295,33 @@ enum lease_outcome request_unproved(const struct request *request)
     return request->engine_status == 0 ? LEASE_UNUSED : LEASE_OK;
 }
 
-void request_gone(struct request *request)
+void request_end_gone(struct request *request)
 {
-    request->client_gone = true;
     request_keep_partial_usage(request);
-    request_decide(request, OUTCOME_CLIENT_GONE, NULL);
     request_release(request, request_unproved(request));
     request_settle(request);
     request_close_record(request);
     request->at = last_step();
 }
 
+void request_gone(struct request *request)
+{
+    request->client_gone = true;
+    request_decide(request, OUTCOME_CLIENT_GONE, NULL);
+    if (request_may_linger(request))
+        request_linger(request);
+    else
+        request_end_gone(request);
+}
+
 void request_end(struct request *request, bool sent)
 {
     struct worker *worker = request->worker;
     (void) sent;
+    if (request->lingering) {
+        request_detach(request);
+        return;
+    }
     request->times.ended = clock_mono_us();
     request_release(request, LEASE_OK);
     request_settle(request);

@@ -103,7 +103,9 @@ struct request_times {
 struct request {
     struct worker *worker;
     struct request *next, *previous; /* among the worker's active requests */
-    struct connection *connection;
+    struct connection *connection;   /* NULL, as is the head, when it lingers without */
+    const char *client_address;
+    struct text client_request_id, client_retry_count; /* at == NULL: not given */
     const struct step *at;
     struct loop_turn_end later; /* steps run on at the end of a loop turn, never inside a call of curl */
     bool later_queued;
@@ -182,12 +184,14 @@ struct request {
     enum closing closing;
     bool replied;
     bool client_gone;
+    bool lingering; /* the client is gone; only the engine's count is still waited for */
+    struct loop_timer linger;
     char processing_ms[24], retry_after_text[24], retry_after_ms_text[24];
 };
 
 /* Begin with a head; false when memory is exhausted. The request is the server's until request_end. */
 struct request *request_begin(struct worker *worker, struct connection *connection, const struct http_head *head);
-/* Free the memory kept for future requests, at the worker's end. */
+/* The worker's end: who lingers ends now, and the memory kept for future requests is freed. */
 void requests_finish(struct worker *worker);
 /* A piece of the body. REPLY: it was too much, and the refusal is on its way. */
 enum step_result request_add_body(struct request *request, struct text piece);
@@ -195,7 +199,7 @@ enum step_result request_add_body(struct request *request, struct text piece);
 void request_run(struct request *request);
 /* Something a step waits for has come: the steps run on at the end of this turn. */
 void request_wake(struct request *request);
-/* The client is gone: everything that works for it is cancelled at once. */
+/* The client is gone: everything that works for it is cancelled at once, unless only the engine's count is missing. */
 void request_gone(struct request *request);
 /* The client has taken most of what was written: a paused engine goes on. */
 void request_writable(struct request *request);
@@ -248,6 +252,16 @@ void request_begin_progress(struct request *request);
 void request_progress(struct request *request);
 /* Nobody waits for the answer any more: what is to be in the journal is on its way. Repeating it does nothing. */
 void request_close_record(struct request *request);
+/* linger.c. The client has just gone: the stream has told all but the engine's count, which may still come. */
+bool request_may_linger(const struct request *request);
+/* Wait for that, a second at most: request_end does not end the request, request_end_lingering will. */
+void request_linger(struct request *request);
+/* The connection's memory goes: what is needed of it is copied. */
+void request_detach(struct request *request);
+/* It has come, or does not. Not from inside a call of curl. The request is gone afterwards when it was detached. */
+void request_end_lingering(struct request *request);
+/* request.c: everything that worked for a client that is gone ends now. */
+void request_end_gone(struct request *request);
 /* Give back what the steps hold: place in the queue, exchange, lease. */
 void request_release(struct request *request, enum lease_outcome outcome);
 

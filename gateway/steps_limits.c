@@ -111,10 +111,12 @@ void request_reached(struct request *request)
 /* What the settlement will not give back, whatever the engine counts in the end. */
 static int64_t tokens_certain(const struct request *request)
 {
-    const struct engine_usage *told = &request->relay.usage;
-    bool input_told = told->seen && told->input_tokens > 0, output_told = told->seen && told->output_tokens > 0;
-    return (input_told ? told->input_tokens : request->estimate.input_tokens / CERTAIN_INPUT_DIVISOR) +
-           (output_told ? told->output_tokens : request->relay.content_chunks);
+    struct usage usage = relay_usage(&request->relay, false, request->estimate.input_tokens);
+    int64_t chunks = request->relay.content_chunks;
+    bool input_told = usage.input_source == USAGE_ENGINE;
+    bool output_certain = usage.output_source == USAGE_ENGINE || usage.output_tokens < chunks;
+    return (input_told ? usage.input_tokens : usage.input_tokens / CERTAIN_INPUT_DIVISOR) +
+           (output_certain ? usage.output_tokens : chunks);
 }
 
 /* So that a long stream does not keep its buckets from refilling. */
@@ -138,12 +140,11 @@ static bool top_up_by(struct request *request, int64_t most)
     return false;
 }
 
-/* What the engine has said is exact; chunks are what it has sent, a token each or more. */
+/* The estimate of the input stays what is held for it. */
 static int64_t tokens_so_far(const struct request *request)
 {
-    const struct relay *relay = &request->relay;
-    int64_t told = relay->usage.seen ? relay->usage.output_tokens : 0;
-    return request->estimate.input_tokens + (told > relay->content_chunks ? told : relay->content_chunks);
+    return request->estimate.input_tokens +
+           relay_usage(&request->relay, false, request->estimate.input_tokens).output_tokens;
 }
 
 bool request_top_up(struct request *request)
@@ -174,6 +175,10 @@ static void learn(const struct request *request)
 {
     const struct usage *usage = &request->usage;
     bool is_exact = usage->input_source == USAGE_ENGINE && request->outcome == OUTCOME_SERVED;
+    if (request->outcome == OUTCOME_SERVED && request->question.has_output) {
+        struct content_sample sample = relay_content_sample(&request->relay);
+        estimator_learn_content(request->worker->estimator, request->model, &sample);
+    }
     if (is_exact)
         estimator_learn(request->worker->estimator, &request->question, usage->input_tokens,
                         usage->output_source == USAGE_ENGINE && request->question.has_output ? usage->output_tokens

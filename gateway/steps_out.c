@@ -243,6 +243,10 @@ void request_writable(struct request *request)
 
 void request_cut(struct request *request)
 {
+    if (request->lingering) {
+        request_end_lingering(request);
+        return;
+    }
     if (request->relay_over || request->client_gone || !request->body_whole)
         return; /* ended, or to be ended by its own connection's deadline */
     if (request->replied) {

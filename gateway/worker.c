@@ -184,6 +184,7 @@ static bool prepare(struct worker *worker)
 
 static void release(struct worker *worker)
 {
+    worker->ending = true;
     server_destroy(&worker->server);
     requests_finish(worker);
     worker_journal_end(worker);

@@ -41,6 +41,7 @@ struct worker {
     struct loop_timer journal_look;
     pthread_mutex_t journal_lock;
     struct worker_journal journal_status; /* under the lock */
+    bool ending;                          /* the loop has stopped: nothing may linger */
     struct request *active;
     struct request *spare; /* ended ones, kept for the next */
     int spare_count;

@@ -153,3 +153,21 @@ void estimator_learn(struct estimator *estimator, const struct estimate_question
     learn_at(estimator->table, text_of(question->tenant), question, input_tokens, each);
     pthread_mutex_unlock(&estimator->lock);
 }
+
+void estimator_content_rates(struct estimator *estimator, const char *model, struct content_rates *ret)
+{
+    pthread_mutex_lock(&estimator->lock);
+    const struct estimate_entry *entry = estimate_table_find(estimator->table, TEXT(""), text_of(model));
+    *ret = entry != NULL ? content_costs_rates(&entry->content) : (struct content_rates){0};
+    pthread_mutex_unlock(&estimator->lock);
+}
+
+void estimator_learn_content(struct estimator *estimator, const char *model, const struct content_sample *sample)
+{
+    pthread_mutex_lock(&estimator->lock);
+    struct estimate_entry *entry = estimate_table_find_or_add(estimator->table, TEXT(""), text_of(model));
+    if (entry != NULL) {
+        content_costs_learn(&entry->content, sample);
+    }
+    pthread_mutex_unlock(&estimator->lock);
+}

@@ -8,6 +8,7 @@
 
 #include "base/buffer.h"
 #include "base/text.h"
+#include "ratelimit/estimate_content.h"
 
 /* Learned ratios and histograms of every (tenant, model), (model); shared by all workers. */
 struct estimator;
@@ -55,6 +56,11 @@ void estimator_ask(struct estimator *estimator, const struct estimate_question *
  * exhausted nothing is learned. */
 void estimator_learn(struct estimator *estimator, const struct estimate_question *question, int64_t input_tokens,
                      int64_t output_tokens);
+
+/* What content that no engine counts holds in tokens; zeroed while nothing is known of @model. Any thread. */
+void estimator_content_rates(struct estimator *estimator, const char *model, struct content_rates *ret);
+/* A finished answer of @model whose tokens an engine counted. Any thread. */
+void estimator_learn_content(struct estimator *estimator, const char *model, const struct content_sample *sample);
 
 /* Everything learned, as lines of text, and back; so that a restart does not start from nothing. Writing never holds
  * the others up for long: what is learned meanwhile may or may not be in it. False when @to is full or memory is

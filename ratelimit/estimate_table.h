@@ -19,6 +19,7 @@ struct estimate_entry {
     const char *tenant; /* "" = of the model, whoever asks */
     const char *model;
     struct input_costs input;
+    struct content_costs content;                          /* of a model only */
     struct output_histogram *histograms[ENTRY_HISTOGRAMS]; /* NULL = nothing learned */
     char _names[];
 };

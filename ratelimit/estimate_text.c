@@ -9,6 +9,7 @@
  * model MODEL            an entry: of a model, or
  * pair TENANT MODEL      of a (tenant, model); the lines that follow belong to it
  * input M D S M D S M D S          token bytes, message tokens, image tokens: mean and deviation in millionths, samples
+ * content T C T B                  of a model: tokens and chunks, tokens and bytes of answers, in thousandths
  * output I S H B:W B:W …           histogram: index, samples, since halved; buckets that weigh anything
  * end HASH               FNV-1a, 64 bit, of all before this line */
 #define FIRST_LINE "tollgate-estimates 1\n"
@@ -28,6 +29,16 @@ static bool write_average(struct buffer *to, const struct moving_average *averag
                          (long long) average->samples);
 }
 
+static bool write_content(struct buffer *to, const struct content_costs *costs)
+{
+    if (costs->bytes.pieces == 0 && costs->chunks.pieces == 0) {
+        return true;
+    }
+    return buffer_format(to, "content %lld %lld %lld %lld\n", (long long) costs->chunks.tokens,
+                         (long long) costs->chunks.pieces, (long long) costs->bytes.tokens,
+                         (long long) costs->bytes.pieces);
+}
+
 static bool write_histogram(struct buffer *to, size_t index, const struct output_histogram *histogram)
 {
     bool fits = buffer_format(to, "output %zu %u %u", index, histogram->samples, histogram->since_halved);
@@ -44,7 +55,8 @@ static bool write_entry(struct buffer *to, const struct estimate_entry *entry)
     bool fits = entry->tenant[0] == '\0' ? buffer_format(to, "model %s\ninput", entry->model)
                                          : buffer_format(to, "pair %s %s\ninput", entry->tenant, entry->model);
     fits = fits && write_average(to, &entry->input.token_bytes) && write_average(to, &entry->input.message_tokens) &&
-           write_average(to, &entry->input.image_tokens) && buffer_add(to, TEXT("\n"));
+           write_average(to, &entry->input.image_tokens) && buffer_add(to, TEXT("\n")) &&
+           write_content(to, &entry->content);
     for (size_t i = 0; fits && i < ENTRY_HISTOGRAMS; i++) {
         if (entry->histograms[i] != NULL) {
             fits = write_histogram(to, i, entry->histograms[i]);
@@ -122,6 +134,19 @@ static bool read_input(struct text words, struct estimate_entry *entry)
     return true;
 }
 
+static bool read_content(struct text words, struct estimate_entry *entry)
+{
+    struct content_costs costs;
+    if (!take_number(&words, ' ', INT64_MAX, &costs.chunks.tokens) ||
+        !take_number(&words, ' ', INT64_MAX, &costs.chunks.pieces) ||
+        !take_number(&words, ' ', INT64_MAX, &costs.bytes.tokens) ||
+        !take_number(&words, ' ', INT64_MAX, &costs.bytes.pieces) || words.length > 0 || !content_costs_valid(&costs)) {
+        return false;
+    }
+    entry->content = costs;
+    return true;
+}
+
 static bool read_buckets(struct text words, struct output_histogram *histogram)
 {
     while (words.length > 0) {
@@ -175,6 +200,8 @@ static bool read_lines(struct text lines, struct estimate_table *table)
             good = entry != NULL;
         } else if (entry != NULL && text_equal(what, TEXT("input"))) {
             good = read_input(words, entry);
+        } else if (entry != NULL && text_equal(what, TEXT("content"))) {
+            good = read_content(words, entry);
         } else if (entry != NULL && text_equal(what, TEXT("output"))) {
             good = read_output(words, table, entry);
         }

@@ -324,9 +324,30 @@ static const struct bill bills[] = {
     {"{\"choices\":[{\"message\":{\"content\":\"w", DIALECT_OPENAI, 1, true, false, 50, 0, USAGE_ESTIMATED,
      USAGE_COUNTED},
     {"", DIALECT_OPENAI, 1, true, false, 50, 0, USAGE_ESTIMATED, USAGE_COUNTED},
+    {WHOLE_2("," USAGE(7, 0)), DIALECT_OPENAI, 2, true, true, 50, 2, USAGE_ESTIMATED, USAGE_ESTIMATED},
+    {WHOLE(""), DIALECT_OPENAI, 1, true, true, 50, 1, USAGE_ESTIMATED, USAGE_ESTIMATED},
+    {"{\"choices\":[{\"message\":{\"content\":\"\"},\"finish_reason\":\"stop\"}]," USAGE(7, 0) "}", DIALECT_OPENAI, 1,
+     true, true, 7, 0, USAGE_ENGINE, USAGE_ENGINE},
+    /* an engine that counts fewer tokens than chunks is believed */
+    {CHAT(WORD(0)) CHAT(WORD(0)) CHAT(STOP(0)) CHAT("\"choices\":[]," USAGE(7, 1)) DONE, DIALECT_OPENAI, 1, false, true,
+     7, 1, USAGE_ENGINE, USAGE_ENGINE},
+    /* usage that came before all the content: what followed is counted */
+    {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(0)) CHAT(WORD(0)), DIALECT_VLLM, 1, false, false, 7, 3, USAGE_ENGINE,
+     USAGE_COUNTED},
+    {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(0)) CHAT(STOP(0)) DONE, DIALECT_VLLM, 1, false, true, 7, 2, USAGE_ENGINE,
+     USAGE_COUNTED},
+    {CHAT("\"choices\":[]," USAGE(7, 0)) CHAT(WORD(0)) CHAT(WORD(0)), DIALECT_VLLM, 1, false, false, 7, 2, USAGE_ENGINE,
+     USAGE_COUNTED},
+    /* mid-stream, of several choices: usage beside one of them is that one's */
+    {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(1) "," USAGE(7, 1)) CHAT(WORD(1) "," USAGE(7, 2)), DIALECT_VLLM, 2, false,
+     false, 7, 3, USAGE_ENGINE, USAGE_COUNTED},
     /* usage of one choice only */
     {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(WORD(1)) CHAT(STOP(0)) CHAT(STOP(1)) CHAT("\"choices\":[]," USAGE(7, 3)) DONE,
      DIALECT_LLAMACPP, 2, false, true, 7, 5, USAGE_ENGINE, USAGE_COUNTED},
+    {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(STOP(0) "," USAGE(7, 1)) CHAT(WORD(1)), DIALECT_LLAMACPP, 2, false, false, 7, 3,
+     USAGE_ENGINE, USAGE_COUNTED},
+    {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(STOP(0) "," USAGE(7, 1)) CHAT(WORD(1)) CHAT(STOP(1) "," USAGE(7, 1)),
+     DIALECT_LLAMACPP, 2, false, false, 7, 3, USAGE_ENGINE, USAGE_COUNTED},
     {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(STOP(0)) CHAT(STOP(1)) CHAT("\"choices\":[]," USAGE(7, 3)) DONE, DIALECT_VLLM, 2,
      false, true, 7, 3, USAGE_ENGINE, USAGE_ENGINE},
     {WHOLE_2("," USAGE(7, 3)), DIALECT_LLAMACPP, 2, true, true, 7, 6, USAGE_ENGINE, USAGE_COUNTED},
@@ -359,6 +380,58 @@ static void test_what_is_billed(void **state)
         if (usage.input_source != bill->input_source || usage.output_source != bill->output_source)
             fail_msg("row %zu: by %s and %s", i, USAGE_SOURCE_NAMES[usage.input_source],
                      USAGE_SOURCE_NAMES[usage.output_source]);
+        finish(&play);
+    }
+}
+
+/* What was learned of the model counts where the engine does not. */
+static void test_counting_with_what_was_learned(void **state)
+{
+    static const char *const streams_uncounted[] = {
+        CHAT(WORD(0)) CHAT(WORD(0)), CHAT(WORD(0)) CHAT(WORD(0)) CHAT(STOP(0)) DONE,
+        CHAT(WORD(0)) CHAT(WORD(0)) CHAT(STOP(0)) CHAT("\"choices\":[]," USAGE(7, 0)) DONE};
+    const struct content_rates rates = {.chunk_micro = 3000000, .byte_micro = 2000000};
+    (void) state;
+    for (size_t i = 0; i < sizeof streams_uncounted / sizeof streams_uncounted[0]; i++) {
+        struct play play = {.dialect = DIALECT_OPENAI, .bytes = streams_uncounted[i]};
+        play_whole(&play);
+        play.relay.rules.rates = rates;
+        assert_int_equal(relay_usage(&play.relay, i > 0, 50).output_tokens, 6);
+        finish(&play);
+    }
+    struct relay whole;
+    struct relay_rules rules = {.dialect = dialect_of(DIALECT_OPENAI), .choices = 1, .rates = rates};
+    relay_begin(&whole, RELAY_WHOLE, &rules);
+    answer_feed(&whole.scan, text_of(WHOLE("")));
+    assert_int_equal(relay_usage(&whole, true, 50).output_tokens, 6); /* "w w" */
+    assert_int_equal(relay_usage(&whole, false, 50).output_tokens, 0);
+    relay_finish(&whole);
+}
+
+static void test_what_an_answer_teaches(void **state)
+{
+    static const struct {
+        const char *bytes;
+        enum engine_dialect dialect;
+        int64_t choices, tokens, chunks;
+    } cases[] = {
+        {CHAT(WORD(0)) CHAT(WORD(0)) CHAT(STOP(0)) CHAT("\"choices\":[]," USAGE(7, 6)) DONE, DIALECT_OPENAI, 1, 6, 2},
+        {CHAT(WORD(0)) CHAT(WORD(0)) CHAT(STOP(0)) DONE, DIALECT_OPENAI, 1, 0, 0},
+        {CHAT(WORD(0) "," USAGE(7, 1)) CHAT(WORD(0)) CHAT(STOP(0)) DONE, DIALECT_OPENAI, 1, 0, 0},
+        {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(STOP(0)) CHAT(STOP(1)) CHAT("\"choices\":[]," USAGE(7, 6)) DONE,
+         DIALECT_LLAMACPP, 2, 0, 0},
+        {CHAT(WORD(0)) CHAT(WORD(1)) CHAT(STOP(0)) CHAT(STOP(1)) CHAT("\"choices\":[]," USAGE(7, 6)) DONE, DIALECT_VLLM,
+         2, 6, 2},
+    };
+    (void) state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct play play = {.dialect = cases[i].dialect, .choices = cases[i].choices, .bytes = cases[i].bytes};
+        play_whole(&play);
+        struct content_sample sample = relay_content_sample(&play.relay);
+        assert_int_equal(sample.tokens, cases[i].tokens);
+        assert_int_equal(sample.chunks, cases[i].chunks);
+        assert_int_equal(sample.bytes, cases[i].chunks);
+        assert_int_equal(sample.last_chunk_bytes, cases[i].chunks > 0);
         finish(&play);
     }
 }
@@ -409,6 +482,8 @@ int main(void)
         cmocka_unit_test(test_an_error_event),
         cmocka_unit_test(test_a_cut_stream_ends_like_a_finished_one),
         cmocka_unit_test(test_what_is_billed),
+        cmocka_unit_test(test_counting_with_what_was_learned),
+        cmocka_unit_test(test_what_an_answer_teaches),
         cmocka_unit_test(test_messages_of_engines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,13 +24,28 @@ static void teach_at_random(struct estimator *estimator, int count)
         snprintf(model, sizeof(model), "org/m-%zu.b", unit_random_below(3));
         struct estimate_question question = question_of(tenant, model, unit_random() >> (40 + unit_random_below(24)));
         question.images = unit_random_below(10) == 0;
-        estimator_learn(estimator, &question, (int64_t) question.input_text_bytes / 3 + 20,
-                        (int64_t) unit_random_below(3000));
+        int64_t output = (int64_t) unit_random_below(3000);
+        estimator_learn(estimator, &question, (int64_t) question.input_text_bytes / 3 + 20, output);
+        struct content_sample sample = {.tokens = output, .chunks = output / 3 + 1, .bytes = 5 * output, .choices = 1};
+        estimator_learn_content(estimator, model, &sample);
     }
+}
+
+static void assert_same_rates(struct estimator *one, struct estimator *other, const char *model)
+{
+    struct content_rates rates[2];
+    estimator_content_rates(one, model, &rates[0]);
+    estimator_content_rates(other, model, &rates[1]);
+    assert_memory_equal(&rates[0], &rates[1], sizeof(rates[0]));
 }
 
 static void assert_alike(struct estimator *one, struct estimator *other)
 {
+    for (int i = 0; i < 4; i++) {
+        char model[16];
+        snprintf(model, sizeof(model), "org/m-%d.b", i);
+        assert_same_rates(one, other, model);
+    }
     for (int tenant = 0; tenant < 6; tenant++) {
         for (int i = 0; i < 4 * 24; i++) {
             char names[2][16];
@@ -171,7 +186,15 @@ static void lines_are_read_strictly(void **state)
     (void) state;
     assert_true(reads(FIRST));
     assert_true(reads(FIRST "model m\n" INPUT "output 0 5 5 7:1000 8:3000\npair t m\n" INPUT "output 24 1 1 0:5\n"));
+    assert_true(reads(FIRST "model m\n" INPUT "content 3000 1000 3000 12000\noutput 0 5 5 7:1000\n"));
+    assert_true(reads(FIRST "model m\n" INPUT "content 0 0 3000 12000\n"));
     static const char *const bad[] = {
+        FIRST "content 3000 1000 3000 12000\n",
+        FIRST "model m\ncontent 3000 1000 3000\n",
+        FIRST "model m\ncontent 3000 1000 3000 12000 1\n",
+        FIRST "model m\ncontent 3000 0 3000 12000\n",
+        FIRST "model m\ncontent 3000 1000 0 12000\n",
+        FIRST "model m\ncontent 3000 1000 3000 9000000000000000000\n",
         "tollgate-estimates 2\n",
         FIRST "\n",
         FIRST "model\n",
