@@ -53,6 +53,7 @@ struct biller_change {
     /* The answer, for @done: */
     struct row_change_result result;
     struct loop_task _task;
+    struct biller *_biller;
 };
 /* Any thread. @done always comes; when the biller stops first, with a result that says so. */
 void biller_post(struct biller *biller, struct biller_change *change);

@@ -1,0 +1,368 @@
+/* For each writer the epochs that wait, in order; the first that cannot become rows keeps those behind it waiting. */
+#include "billing/outbox.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "billing/back_off.h"
+#include "billing/outbox_files.h"
+#include "billing/provider.h"
+
+/* One writer's epochs in the ledger, as far as this provider is concerned. */
+struct source {
+    UT_hash_handle hh;
+    char writer[WRITER_ID_CHARACTERS + 1];
+    uint64_t made; /* the last epoch of which there are rows, or need be none */
+    uint64_t *waiting;
+    size_t first, count, capacity; /* waiting[first] is next */
+    struct ledger_head head;       /* of that epoch, once it was read: then its number stands in it */
+    struct back_off back_off;
+};
+
+struct outbox {
+    char billing_directory[PATH_MAX], ledger_directory[PATH_MAX];
+    char install_id[INSTALL_ID_CHARACTERS + 1];
+    enum provider_kind provider;
+    struct row_states *states;
+    struct source *sources;
+    bool is_active;
+    wall_ms since;
+    bool must_finish; /* some rows of an epoch may be there, and not all */
+    struct back_off back_off;
+    char trouble[OUTBOX_TROUBLE_BYTES];
+};
+
+/* ---- what is known ---- */
+
+static struct source *source_of(struct outbox *outbox, const char *writer)
+{
+    struct source *source = NULL;
+    HASH_FIND_STR(outbox->sources, writer, source);
+    if (source != NULL)
+        return source;
+    source = calloc(1, sizeof *source);
+    if (source == NULL)
+        return NULL;
+    text_copy(source->writer, sizeof source->writer, text_of(writer));
+    HASH_ADD_STR(outbox->sources, writer, source);
+    return source;
+}
+
+/* Rows of an epoch are added whole and in order, so that the last one says it all. */
+static bool learn_made(struct outbox *outbox)
+{
+    for (size_t i = 0; i < row_states_count(outbox->states); i++) {
+        const struct ledger_name *epoch = &row_states_at(outbox->states, i)->row.name.epoch;
+        struct source *source = source_of(outbox, epoch->writer);
+        if (source == NULL)
+            return false;
+        if (epoch->epoch > source->made)
+            source->made = epoch->epoch;
+    }
+    return true;
+}
+
+struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES])
+{
+    struct outbox *outbox = calloc(1, sizeof *outbox);
+    if (outbox == NULL)
+        goto err;
+    text_copy(outbox->billing_directory, sizeof outbox->billing_directory, text_of(options->billing_directory));
+    text_copy(outbox->ledger_directory, sizeof outbox->ledger_directory, text_of(options->ledger_directory));
+    text_copy(outbox->install_id, sizeof outbox->install_id, text_of(options->install_id));
+    outbox->provider = options->provider;
+    outbox->states = row_states_open(options->billing_directory, options->provider);
+    if (outbox->states != NULL && outbox_files_finish(options->billing_directory, outbox->states, options->provider) &&
+        learn_made(outbox))
+        return outbox;
+err:
+    snprintf(error, OUTBOX_TROUBLE_BYTES, "billing/%s.states in state_dir: %s", PROVIDER_KIND_NAMES[options->provider],
+             errno == EBADMSG ? "it is damaged: restore it from a backup" : strerror(errno));
+    outbox_close(&outbox);
+    return NULL;
+}
+
+void outbox_close(struct outbox **outbox_pointer)
+{
+    struct outbox *outbox = *outbox_pointer;
+    struct source *source, *next;
+    *outbox_pointer = NULL;
+    if (outbox == NULL)
+        return;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        HASH_DEL(outbox->sources, source);
+        free(source->waiting);
+        free(source);
+    }
+    row_states_close(&outbox->states);
+    free(outbox);
+}
+
+/* ---- what waits ---- */
+
+static size_t waiting_count(const struct source *source)
+{
+    return source->count - source->first;
+}
+
+/* Room for one more, at the end. */
+static bool make_room(struct source *source)
+{
+    if (source->first > 0 && source->count == source->capacity) {
+        memmove(source->waiting, source->waiting + source->first, waiting_count(source) * sizeof *source->waiting);
+        source->count -= source->first;
+        source->first = 0;
+    }
+    if (source->count < source->capacity)
+        return true;
+    size_t capacity = source->capacity == 0 ? 16 : source->capacity * 2;
+    uint64_t *waiting = realloc(source->waiting, capacity * sizeof *waiting);
+    if (waiting == NULL)
+        return false;
+    source->waiting = waiting;
+    source->capacity = capacity;
+    return true;
+}
+
+/* False: no memory. */
+static bool add_waiting(struct outbox *outbox, const struct ledger_name *epoch)
+{
+    struct source *source = source_of(outbox, epoch->writer);
+    if (source == NULL)
+        return false;
+    uint64_t last = waiting_count(source) > 0 ? source->waiting[source->count - 1] : source->made;
+    if (epoch->epoch <= last)
+        return true;
+    if (!make_room(source))
+        return false;
+    source->waiting[source->count++] = epoch->epoch;
+    return true;
+}
+
+static void say(struct outbox *outbox, const char *what, const char *why)
+{
+    struct builder trouble;
+    builder_init(&trouble, outbox->trouble, sizeof outbox->trouble);
+    builder_format(&trouble, "%s: %.100s: %.80s", PROVIDER_KIND_NAMES[outbox->provider], what, why);
+    (void) builder_string(&trouble);
+}
+
+/* Everything that is in the ledger and has no rows. What a harvest tells later comes behind it. */
+static bool begin(struct outbox *outbox, wall_ms first_seen)
+{
+    struct ledger_name *names = NULL;
+    size_t count = 0;
+    if (!outbox_files_since(outbox->billing_directory, outbox->provider, first_seen, &outbox->since) ||
+        !ledger_list(outbox->ledger_directory, &names, &count))
+        return false;
+    bool good = true;
+    for (size_t i = 0; i < count && good; i++)
+        good = add_waiting(outbox, &names[i]);
+    free(names);
+    return good;
+}
+
+/* As nothing was known: the next policy that names the provider has it read again. */
+static void end(struct outbox *outbox)
+{
+    struct source *source, *next;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        source->first = source->count = 0;
+        source->head = (struct ledger_head){0};
+        source->back_off = (struct back_off){0};
+    }
+    outbox->is_active = false;
+}
+
+static const struct provider_policy *provider_of(const struct outbox *outbox, const struct policy *policy)
+{
+    for (size_t i = 0; i < policy->billing.provider_count; i++) {
+        if (policy->billing.providers[i].kind == outbox->provider)
+            return &policy->billing.providers[i];
+    }
+    return NULL;
+}
+
+void outbox_follow(struct outbox *outbox, const struct policy *policy)
+{
+    bool is_named = provider_of(outbox, policy) != NULL;
+    if (is_named == outbox->is_active)
+        return;
+    outbox->trouble[0] = '\0';
+    if (!is_named) {
+        end(outbox);
+        return;
+    }
+    outbox->is_active = begin(outbox, policy->loaded_wall_ms);
+    if (outbox->is_active)
+        return;
+    say(outbox, "what is to be billed cannot be read",
+        errno == EBADMSG ? "the file .since is damaged" : strerror(errno));
+    end(outbox);
+}
+
+void outbox_sealed(struct outbox *outbox, const struct ledger_name *epoch)
+{
+    if (!outbox->is_active || add_waiting(outbox, epoch))
+        return;
+    /* Without memory for a number: the ledger has it. */
+    say(outbox, "an epoch", strerror(ENOMEM));
+    end(outbox);
+}
+
+/* ---- rows ---- */
+
+/* All that one epoch has. */
+static bool add_rows(struct outbox *outbox, const struct row *rows, size_t count, const struct outbox_turn *turn)
+{
+    struct outbox_rows making = {.provider = outbox->provider, .rows = rows, .count = count, .now = turn->now};
+    making.policy = turn->policy;
+    outbox->must_finish = !outbox_files_add(outbox->billing_directory, outbox->states, &making);
+    return !outbox->must_finish;
+}
+
+/* What was begun, with the policy that began it. */
+static bool finish_rows(struct outbox *outbox)
+{
+    if (!back_off_is_over(&outbox->back_off, clock_mono_ms()))
+        return false;
+    if (outbox_files_finish(outbox->billing_directory, outbox->states, outbox->provider) && learn_made(outbox)) {
+        outbox->must_finish = false;
+        back_off_worked(&outbox->back_off);
+        return true;
+    }
+    say(outbox, "rows cannot be written", strerror(errno));
+    back_off_failed(&outbox->back_off, clock_mono_ms());
+    return false;
+}
+
+static bool make_rows(struct outbox *outbox, const struct ledger_name *name, const struct outbox_turn *turn)
+{
+    struct ledger_head head;
+    struct cells *cells = NULL;
+    struct row *rows = NULL;
+    size_t count = 0;
+    if (!ledger_read(outbox->ledger_directory, name, &head, &cells))
+        return false;
+    struct row_source source = {provider_of(outbox, turn->policy), outbox->install_id, &head, cells};
+    bool good = rows_make(&source, &rows, &count) && add_rows(outbox, rows, count, turn);
+    int error = errno;
+    free(rows);
+    cells_destroy(&cells);
+    errno = error;
+    return good;
+}
+
+static void take_first(struct source *source)
+{
+    uint64_t epoch = source->waiting[source->first++];
+    if (epoch > source->made)
+        source->made = epoch;
+    source->head = (struct ledger_head){0};
+    back_off_worked(&source->back_off);
+    if (source->first == source->count)
+        source->first = source->count = 0;
+}
+
+static bool put_off(struct outbox *outbox, struct source *source)
+{
+    char what[OUTBOX_TROUBLE_BYTES];
+    snprintf(what, sizeof what, "epoch %" PRIu64 " of writer %s", source->waiting[source->first], source->writer);
+    say(outbox, what, errno == EBADMSG ? "its ledger file is damaged" : strerror(errno));
+    back_off_failed(&source->back_off, clock_mono_ms());
+    return false;
+}
+
+/* The first epoch that waits. True: it does not wait any more. */
+static bool serve(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
+{
+    struct ledger_name name = {.epoch = source->waiting[source->first]};
+    memcpy(name.writer, source->writer, sizeof name.writer);
+    if (name.epoch <= source->made) {
+        take_first(source);
+        return true;
+    }
+    if (source->head.name.epoch != name.epoch && !ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
+        source->head = (struct ledger_head){0};
+        if (errno != ENOENT) /* it expired */
+            return put_off(outbox, source);
+        take_first(source);
+        return true;
+    }
+    if (source->head.ended >= outbox->since) {
+        if (!turn->may_go(turn->owner, &name))
+            return false;
+        if (!make_rows(outbox, &name, turn))
+            return put_off(outbox, source);
+    }
+    take_first(source);
+    return true;
+}
+
+bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
+{
+    bool has_more = false, has_trouble = false;
+    struct source *source, *next;
+    if (!outbox->is_active || (outbox->must_finish && !finish_rows(outbox)))
+        return false;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        while (!outbox->must_finish && waiting_count(source) > 0 &&
+               back_off_is_over(&source->back_off, clock_mono_ms())) {
+            if (clock_mono_ms() >= turn->until) {
+                has_more = true;
+                break;
+            }
+            if (!serve(outbox, source, turn))
+                break;
+        }
+        has_trouble |= back_off_is_on(&source->back_off);
+    }
+    if (!has_trouble && !outbox->must_finish)
+        outbox->trouble[0] = '\0';
+    return has_more;
+}
+
+/* ---- questions ---- */
+
+bool outbox_is_active(const struct outbox *outbox)
+{
+    return outbox->is_active;
+}
+
+struct row_states *outbox_states(const struct outbox *outbox)
+{
+    return outbox->states;
+}
+
+uint64_t outbox_first_waiting(const struct outbox *outbox, const char *writer_id)
+{
+    struct source *source = NULL;
+    HASH_FIND_STR(outbox->sources, writer_id, source);
+    return source != NULL && waiting_count(source) > 0 ? source->waiting[source->first] : 0;
+}
+
+wall_ms outbox_oldest_waiting(const struct outbox *outbox)
+{
+    wall_ms oldest = 0;
+    struct source *source, *next;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        wall_ms began = waiting_count(source) > 0 ? source->head.began : 0;
+        if (began != 0 && (oldest == 0 || began < oldest))
+            oldest = began;
+    }
+    return oldest;
+}
+
+const char *outbox_trouble(const struct outbox *outbox)
+{
+    return outbox->trouble;
+}
