@@ -37,9 +37,17 @@ int ask_admin_unexpected_status(const struct admin_question *question, int statu
                         status);
 }
 
+static int nobody(const struct admin_question *question)
+{
+    *question->absent = true;
+    return COMMAND_FAILED;
+}
+
 static int no_answer(const struct admin_question *question, const struct fetch_result *result)
 {
     const char *address = address_of(question)->text;
+    if (result->connect_failed && question->absent != NULL)
+        return nobody(question);
     if (!result->connect_failed)
         return command_fail(question->command, "%s: %s", address, result->error);
     return command_fail(question->command,
@@ -83,6 +91,8 @@ static int ask(struct asking *asking, const char *token)
     builder_init(&url, memory, sizeof(memory));
     add_address(&url, address);
     builder_add_string(&url, question->path);
+    if (address->kind == LISTEN_TCP && address->port == 0 && question->absent != NULL)
+        return nobody(question);
     if (address->kind == LISTEN_TCP && address->port == 0)
         return command_fail(question->command, "admin.listen: %s: its port is another at every start; %s",
                             address->text, question->without_port);
@@ -143,7 +153,10 @@ int ask_admin(const struct admin_question *question, admin_answer_receiver *rece
         .owner = owner,
         .exit_code = COMMAND_FAILED,
     };
-    if (!read_token(asking.token_file, token))
+    bool has_token = read_token(asking.token_file, token);
+    if (!has_token && errno == ENOENT && question->absent != NULL)
+        return nobody(question);
+    if (!has_token)
         return command_fail(question->command, "the admin token: %s: %s%s", asking.token_file, strerror(errno),
                             errno == ENOENT ? " (the gateway makes it at its first start)" : "");
     int exit_code = ask(&asking, token);

@@ -2,6 +2,8 @@
 #ifndef GATEWAY_ASK_ADMIN_H
 #define GATEWAY_ASK_ADMIN_H
 
+#include <stdbool.h>
+
 #include "base/text.h"
 #include "conf/policy.h"
 
@@ -14,13 +16,14 @@ struct admin_question {
     const char *path;            /* with the query; shorter than ADMIN_PATH_BYTES_MAX */
     const char *json_body;       /* POST when not NULL, else GET */
     const char *without_port;    /* what to do where admin.listen takes any free port: a clause */
+    bool *absent;                /* NULL: that nobody answers is said. Else it is not, and this becomes true */
 };
 
 /* An answer other than 401 and 403; @body is valid during the call. Returns the exit code of the command. */
 typedef int admin_answer_receiver(void *owner, const struct admin_question *question, int status, struct text body);
 
 /* Ask and wait, a minute at most. The receiver's exit code, or COMMAND_FAILED (said on standard error) when there is no
- * token, nobody answers or the token is not accepted. */
+ * token, nobody answers (but for @absent) or the token is not accepted. */
 int ask_admin(const struct admin_question *question, admin_answer_receiver *receive, void *owner);
 /* For receivers: the answer is none that a gateway gives. Says so; returns COMMAND_FAILED. */
 int ask_admin_not_understood(const struct admin_question *question);

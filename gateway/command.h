@@ -97,7 +97,11 @@ int command_journal_verify(int argc, char **argv);
 int command_price(int argc, char **argv);
 int command_reload(int argc, char **argv);
 int command_simulate(int argc, char **argv);
+int command_billing_hold(int argc, char **argv);
+int command_billing_release(int argc, char **argv);
+int command_billing_retry(int argc, char **argv);
 int command_usage_export(int argc, char **argv);
+int command_usage_status(int argc, char **argv);
 int command_version(int argc, char **argv);
 
 #endif

@@ -113,12 +113,12 @@ static void find_reasons(const struct completeness *found, const struct usage_wi
         add_reason(ret, "%llu request%s began before its end and may still count: ask again when they are over",
                    (unsigned long long) found->open_requests, plural(found->open_requests));
     if (found->open_epochs > 0)
-        add_reason(ret, "%llu epoch%s of it not sealed yet: ask again in a minute, while the gateway runs",
-                   (unsigned long long) found->open_epochs, found->open_epochs == 1 ? " is" : "s are");
+        add_reason(ret, "%llu epoch%s not sealed yet: ask again in a minute, while the gateway runs",
+                   (unsigned long long) found->open_epochs, found->open_epochs == 1 ? " of it is" : "s of it are");
     if (found->missing_epochs > 0)
-        add_reason(ret,
-                   "%llu sealed epoch%s of it not in the ledger yet: ask again in a minute, while the gateway runs",
-                   (unsigned long long) found->missing_epochs, found->missing_epochs == 1 ? " is" : "s are");
+        add_reason(ret, "%llu sealed epoch%s not in the ledger yet: ask again in a minute, while the gateway runs",
+                   (unsigned long long) found->missing_epochs,
+                   found->missing_epochs == 1 ? " of it is" : "s of it are");
 }
 
 /* False after saying so. */

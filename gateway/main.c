@@ -20,6 +20,10 @@ static const struct command COMMANDS[] = {
     {"price", "say what so many tokens of a model cost, part by part", command_price},
     {"reload", "make the running gateway read its configuration again", command_reload},
     {"simulate", "replay a recorded load against the limits: what would be refused", command_simulate},
+    {"billing retry", "send a rejected row of usage once more, or show what would be sent", command_billing_retry},
+    {"billing release", "let a held row of usage go", command_billing_release},
+    {"billing hold", "hold back a row of usage", command_billing_hold},
+    {"usage status", "say where usage stands at each provider, and what waits for you", command_usage_status},
     {"usage export", "write usage and what it costs into a file", command_usage_export},
     {"version", "print the version", command_version},
 };

@@ -22,7 +22,8 @@ TOLLGATE = str(paths.TOLLGATE)
 TIMEOUT = 60 * paths.SLOWNESS
 COMMANDS = [
     "run", "check", "schema", "keys new", "keys list", "limits explain", "journal dump", "journal verify", "price",
-    "reload", "simulate", "usage export", "version",
+    "reload", "simulate", "billing retry", "billing release", "billing hold", "usage status", "usage export",
+    "version",
 ]
 KEY = re.compile(r"tg_[a-z0-9]{1,8}_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 EXPLAIN = ["limits", "explain", "--model", "gemma", "--key"]
@@ -84,7 +85,7 @@ def test_help_lists_the_commands_on_standard_output(tmp_path):
 
 
 def test_nothing_to_do_is_a_usage_error_with_the_help(tmp_path):
-    for words in [[], ["keys"], ["limits"]]:
+    for words in [[], ["keys"], ["limits"], ["usage"], ["billing"]]:
         done = tollgate(*words, cwd=tmp_path, code=2)
         assert done.stdout == ""
         assert "keys new" in done.stderr
@@ -143,15 +144,16 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
         (
             [""],
             {
-                "run", "check", "schema", "keys", "limits", "journal", "price", "reload", "simulate", "usage",
-                "version", "--help",
+                "run", "check", "schema", "keys", "limits", "journal", "price", "reload", "simulate", "billing",
+                "usage", "version", "--help",
             },
         ),
         (["che"], {"check"}),
         (["keys", ""], {"new", "list", "--help"}),
         (["limits", ""], {"explain", "--help"}),
         (["journal", ""], {"dump", "verify", "--help"}),
-        (["usage", ""], {"export", "--help"}),
+        (["billing", ""], {"retry", "release", "hold", "--help"}),
+        (["usage", ""], {"status", "export", "--help"}),
         (["keys", "new", "--te"], {"--tenant"}),
         (["check", ""], {"--config", "--json", "--help"}),
         (["check", "--json", "--c"], {"--config"}),

@@ -1,0 +1,241 @@
+/* `tollgate usage status`: where usage stands at each provider, and what waits for a person. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "billing/usage_status.h"
+#include "gateway/ask_admin.h"
+#include "gateway/command.h"
+#include "gateway/usage_command.h"
+
+static const char NAME[] = "usage status";
+
+struct wish {
+    const char *config;
+    bool json;
+};
+
+/* ---- for people ---- */
+
+static const char *string_in(json_t *object, const char *member)
+{
+    const char *value = json_string_value(json_object_get(object, member));
+    return value != NULL ? value : "";
+}
+
+static json_int_t number_in(json_t *object, const char *member)
+{
+    return json_integer_value(json_object_get(object, member));
+}
+
+/* Something that is counted, in the singular. */
+static const char *plural(json_int_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+static void print_waiting(json_t *row)
+{
+    const char *id = string_in(row, "row");
+    bool is_held = strcmp(string_in(row, "state"), ROW_STATE_NAMES[ROW_HELD]) == 0;
+    printf("  %-8s %s\n           %s, %s: %" JSON_INTEGER_FORMAT " of %s\n           %s\n", string_in(row, "state"), id,
+           string_in(row, "tenant"), string_in(row, "meter"), number_in(row, "quantity"), string_in(row, "ended"),
+           string_in(row, "reason"));
+    printf("           then: tollgate billing %s %s\n", is_held ? "release" : "retry", id);
+}
+
+static void print_provider(json_t *provider)
+{
+    json_t *rows = json_object_get(provider, "rows"), *row, *waiting = json_object_get(provider, "waiting");
+    json_int_t pending = number_in(rows, "pending"), sent = number_in(rows, "sent");
+    json_int_t held = number_in(rows, "held"), rejected = number_in(rows, "rejected");
+    const char *oldest = string_in(provider, "oldest"), *acked = string_in(provider, "last_acked");
+    size_t place;
+    printf("%s\n", string_in(provider, "provider"));
+    printf("  pending  %" JSON_INTEGER_FORMAT " row%s, %" JSON_INTEGER_FORMAT " more sent without an answer%s%s\n",
+           pending, plural(pending), sent, oldest[0] != '\0' ? "; the oldest of " : "", oldest);
+    printf("  taken    %" JSON_INTEGER_FORMAT " row%s%s%s\n", number_in(rows, "acked") + number_in(rows, "duplicate"),
+           plural(number_in(rows, "acked") + number_in(rows, "duplicate")), acked[0] != '\0' ? ", the last at " : "",
+           acked);
+    printf("  waiting for you: %" JSON_INTEGER_FORMAT " held, %" JSON_INTEGER_FORMAT " rejected\n", held, rejected);
+    json_array_foreach(waiting, place, row)
+    {
+        print_waiting(row);
+    }
+    json_int_t more = held + rejected - (json_int_t) json_array_size(waiting);
+    if (more > 0)
+        printf("  and %" JSON_INTEGER_FORMAT " more\n", more);
+    putchar('\n');
+}
+
+static void print_redis(json_t *redis)
+{
+    if (!json_is_object(redis))
+        return;
+    bool is_up = json_is_true(json_object_get(redis, "up"));
+    const char *error = string_in(redis, "error"), *durability = string_in(redis, "durability");
+    const char *oldest = string_in(redis, "oldest_unshipped");
+    printf("redis: %s%s%s%s%s%s%s\n", is_up ? "up" : "away", error[0] != '\0' ? ": " : "", error,
+           durability[0] != '\0' ? "; " : "", durability, oldest[0] != '\0' ? "; not there yet: what is since " : "",
+           oldest);
+}
+
+static void print_journals(json_t *journals)
+{
+    json_t *journal;
+    size_t place;
+    json_array_foreach(journals, place, journal)
+    {
+        const char *trouble = string_in(journal, "trouble");
+        if (trouble[0] != '\0')
+            printf("journal of worker %" JSON_INTEGER_FORMAT ": %s\n", number_in(journal, "worker"), trouble);
+    }
+}
+
+static void print_status(json_t *status)
+{
+    json_t *providers = json_object_get(status, "providers"), *provider;
+    const char *oldest = string_in(status, "oldest_unflushed"), *error = string_in(status, "error");
+    size_t place;
+    json_array_foreach(providers, place, provider)
+    {
+        print_provider(provider);
+    }
+    if (json_array_size(providers) == 0)
+        puts("no provider: usage is recorded, and `tollgate usage export` writes it\n");
+    if (oldest[0] != '\0')
+        printf("the oldest usage that is not with every provider: %s\n", oldest);
+    print_redis(json_object_get(status, "redis"));
+    print_journals(json_object_get(status, "journals"));
+    if (error[0] != '\0')
+        printf("trouble: %s\n", error);
+}
+
+static int answered(void *owner, const struct admin_question *question, int status, struct text body)
+{
+    const struct wish *wish = owner;
+    if (status != 200)
+        return ask_admin_unexpected_status(question, status);
+    json_t *answer = json_loadb(body.at, body.length, JSON_REJECT_DUPLICATES, NULL);
+    int exit_code = COMMAND_DONE;
+    if (!json_is_array(json_object_get(answer, "providers")))
+        exit_code = ask_admin_not_understood(question);
+    else if (wish->json)
+        fwrite(body.at, 1, body.length, stdout);
+    else
+        print_status(answer);
+    json_decref(answer);
+    return exit_code;
+}
+
+/* ---- from the files ---- */
+
+static json_t *date_of(wall_ms when)
+{
+    char text[CLOCK_TEXT_BYTES];
+    return when == 0 ? json_null() : json_string(clock_text(when, text));
+}
+
+static json_t *waiting_of(const struct usage_status *status)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < status->waiting_count; i++) {
+        const struct usage_waiting *row = &status->waiting[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I, s:o, s:s, s:s}", "row", row->id, "tenant",
+                                              row->tenant, "meter", row->meter, "quantity", (json_int_t) row->quantity,
+                                              "ended", date_of(row->ended), "state", ROW_STATE_NAMES[row->state],
+                                              "reason", row->reason));
+    }
+    return list;
+}
+
+static json_t *provider_of(const struct usage_status *status)
+{
+    json_t *rows = json_object();
+    for (int state = 0; state < ROW_STATE_COUNT; state++)
+        json_object_set_new(rows, ROW_STATE_NAMES[state], json_integer((json_int_t) status->rows[state]));
+    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "provider", PROVIDER_KIND_NAMES[status->provider], "rows", rows,
+                     "oldest", date_of(status->oldest), "last_acked", date_of(status->last_acked), "waiting",
+                     waiting_of(status));
+}
+
+/* Of one provider of the configuration. False after saying so. */
+static bool add_provider(const struct policy *policy, enum provider_kind kind, json_t *list)
+{
+    char directory[PATH_MAX];
+    struct usage_status status;
+    struct row_states *states = row_states_read(usage_path(policy, "billing", directory), kind);
+    if (states == NULL) {
+        command_fail(NAME, "%s/%s.states: %s", directory, PROVIDER_KIND_NAMES[kind],
+                     errno == EBADMSG ? "damaged" : strerror(errno));
+        return false;
+    }
+    usage_status_of(states, kind, &status);
+    row_states_close(&states);
+    json_array_append_new(list, provider_of(&status));
+    return true;
+}
+
+/* What a gateway would answer, as far as files tell. */
+static int read_files(const struct policy *policy, const struct wish *wish)
+{
+    json_t *providers = json_array();
+    bool good = true;
+    for (size_t i = 0; i < policy->billing.provider_count && good; i++)
+        good = add_provider(policy, policy->billing.providers[i].kind, providers);
+    json_t *status = json_pack("{s:b, s:o}", "running", 0, "providers", providers);
+    if (!good || status == NULL) {
+        json_decref(status);
+        return COMMAND_FAILED;
+    }
+    fprintf(stderr, "tollgate %s: no gateway answers at %s: this is what the files say, and nothing is being sent\n",
+            NAME, policy->admin_listen.text);
+    if (wish->json)
+        return command_print_json(NAME, status);
+    print_status(status);
+    json_decref(status);
+    return COMMAND_DONE;
+}
+
+static int look(const struct policy *policy, const char *file, struct wish *wish)
+{
+    bool absent = false;
+    const struct admin_question question = {
+        .command = NAME,
+        .file = file,
+        .policy = policy,
+        .path = "/admin/v1/usage",
+        .absent = &absent,
+    };
+    int exit_code = ask_admin(&question, answered, wish);
+    return absent ? read_files(policy, wish) : exit_code;
+}
+
+int command_usage_status(int argc, char **argv)
+{
+    struct wish wish = {0};
+    const struct command_option options[] = {COMMAND_OPTION_CONFIG(&wish.config), COMMAND_OPTION_JSON(&wish.json)};
+    const struct command_usage usage = {
+        .name = NAME,
+        .synopsis = "[--config FILE] [--json]",
+        .about = "Ask the running gateway where usage stands at each provider: how much is pending and since when,\n"
+                 "what was taken last, and which rows are held or rejected, why, and what lets them go. Without a\n"
+                 "gateway the same is read from its files. Nothing is judged: what waits for you is no failure.\n\n"
+                 "Exit codes: 0 done, 1 not asked or not readable, 2 usage.\n",
+        .options = options,
+        .option_count = sizeof(options) / sizeof(options[0]),
+    };
+    int exit_code = COMMAND_DONE;
+    if (!command_parse(&usage, argc, argv, &exit_code))
+        return exit_code;
+    const char *file = command_config_file(NAME, wish.config);
+    const struct policy *policy = file == NULL ? NULL : command_load(NAME, file);
+    if (policy == NULL)
+        return COMMAND_FAILED;
+    exit_code = look(policy, file, &wish);
+    policy_drop(&policy);
+    return exit_code;
+}
