@@ -39,7 +39,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e ledger asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo 'make lint       formatting, layering, sizes, options, generated docs, both compilers without a warning'
 	@echo 'make unit       unit tests (MODE=asan, MODE=tsan: with that sanitizer)'
 	@echo 'make e2e        tests that start the real binary (MODE=asan too)'
+	@echo 'make ledger     SEEDS=n: whether all counts of usage agree, whatever dies (SEED=s: that one, and what it leaves is kept)'
 	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
 	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
@@ -70,17 +71,18 @@ $(OUT)/flags: FORCE
 $(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
 	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
-# The assembler puts the script into the object.
-$(OUT)/billing/ship.o: billing/ship.lua
-$(OUT)/billing/restore.o: billing/restore.lua
+# The assembler puts the script into the object; the tests include the source.
+$(OUT)/billing/ship.o $(OUT)/tests/unit/billing/test_shipper.o: billing/ship.lua
+$(OUT)/billing/restore.o $(OUT)/tests/unit/billing/test_restore.o: billing/restore.lua
 $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS) -lcmocka
 $(OUT)/tools/scripted_engine: $(SCRIPTED_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) $(LIBS)
-# The gateway of the ledger test: journals with small segments (--wrap), and a disk that can be made slow.
-$(OUT)/tools/tollgate_ledger: $(OUT)/gateway/main.o $(OUT)/tests/tools/small_segments.o $(OUT)/libtollgate.a
+# The gateway of the ledger test: journals with small segments (--wrap), a clock that can be moved, and a disk that can be
+# made slow.
+$(OUT)/tools/tollgate_ledger: $(OUT)/gateway/main.o $(OUT)/test_clock/clock.o $(OUT)/tests/tools/small_segments.o $(OUT)/libtollgate.a
 	@mkdir -p $(@D)
 	$(LINK) -Wl,--wrap=journal_create $(LIBS)
 $(OUT)/tools/slow_disk.so: tests/tools/slow_disk.c $(OUT)/flags
@@ -115,6 +117,8 @@ unit: units
 	@scripts/unit.sh $(MODE) $(UNIT_TESTS)
 e2e: $(OUT)/tollgate tools
 	@scripts/e2e.sh $(MODE)
+ledger: $(addprefix $(OUT)/tools/,tollgate_ledger slow_disk.so scripted_engine)
+	@SEED=$(SEED) SEEDS=$(SEEDS) scripts/ledger.sh
 asan:
 	@$(MAKE) MODE=asan unit e2e
 tsan:

@@ -137,10 +137,11 @@ static void on_event(struct session *session, uint32_t events)
 {
     if (session->state == SESSION_CLOSED)
         return;
-    if ((events & (EPOLLHUP | EPOLLERR)) != 0)
-        session_gone(&engine, session);
-    else if ((events & (EPOLLIN | EPOLLRDHUP)) != 0)
+    /* Whoever sends a request and leaves at once has sent it: it is read before the leaving is seen. */
+    if ((events & (EPOLLIN | EPOLLRDHUP)) != 0)
         receive(session);
+    else if ((events & (EPOLLHUP | EPOLLERR)) != 0)
+        session_gone(&engine, session);
     settle(session);
 }
 

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Whether all counts of usage agree whatever dies: ledger.sh [SEEDS=n | SEED=n in the environment]. The line before the
+# last has the figures; the last line is "N passed, M failed".
+set -eu
+cd "$(dirname "$0")/.."
+scripts/setup_tests.sh
+# A seed waits more than it works.
+exec build/venv-tests/bin/python -B tests/ledger/run.py ${SEED:+--seed "$SEED" --keep} ${SEEDS:+--seeds "$SEEDS"} "$@"
