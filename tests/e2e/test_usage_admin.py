@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import yaml
-from support import paths
+from support import paths, processes
 from support.gateway import openai_error
 from support.stripe import FakeStripe
 from support.waiting import wait_until
@@ -235,3 +235,31 @@ def test_a_gateway_that_starts_on_a_full_disk_refuses_and_says_so(make_gateway, 
     count += ask(own)
     wait_until(lambda: total(delivered(own), "requests") >= count, "the files", 30)
     assert total(delivered(own), "requests") == count
+
+
+# ---- the end ----
+
+
+def records(own):
+    """Lines of `journal dump` of every segment, in order."""
+    lines = []
+    for segment in sorted((own.directory / "state" / "journal").glob("*/*.seg")):
+        ran = subprocess.run([paths.TOLLGATE, "journal", "dump", segment, "--json"], capture_output=True, text=True, timeout=20)
+        lines += [json.loads(line) for line in ran.stdout.splitlines()]
+    return lines
+
+
+def test_the_masters_death_closes_what_was_open(make_gateway, engine):
+    own = make_gateway(config(engine))
+    wire = own.open_stream("m", "[[tokens=10000]][[interval_ms=20]]", max_tokens=10000)
+    for _ in range(5):
+        wire.read_chunk()
+    gateway = own.gateway_pid()
+    os.kill(own.master_pid, signal.SIGKILL)
+    own.process.wait()
+    wait_until(lambda: not processes.is_alive(gateway), "the gateway to end", 8)
+    wire.close()
+    closes = [record for record in records(own) if record["type"] == "CLOSE"]
+    assert len(closes) == 1, records(own)
+    assert closes[0]["request_id"] == wire.headers["x-request-id"] and closes[0]["end"] == "cut"
+    assert closes[0]["billed"] and closes[0]["output_tokens"] >= 3
