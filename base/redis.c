@@ -366,27 +366,31 @@ const struct redis_reply *redis_reply_entry(const struct redis_reply *reply, siz
 
 enum { SETTING_BYTES = 32 };
 
-bool redis_judge_durability(struct text appendonly, struct text appendfsync, struct text maxmemory_policy,
-                            char line[REDIS_DURABILITY_BYTES])
+enum redis_keeping redis_judge_durability(struct text appendonly, struct text appendfsync, struct text maxmemory_policy,
+                                          char line[REDIS_DURABILITY_BYTES])
 {
     struct builder to;
-    bool may_evict = maxmemory_policy.length > 0 && !text_equal(maxmemory_policy, TEXT("noeviction"));
+    enum redis_keeping keeping = REDIS_KEEPS;
     builder_init(&to, line, REDIS_DURABILITY_BYTES);
-    if (may_evict)
-        builder_format(&to, "Redis may drop sums when its memory is full (maxmemory-policy %.*s): set noeviction; ",
-                       TEXT_ARGUMENTS(maxmemory_policy));
     if (appendonly.length == 0)
         builder_add_string(&to, "Redis does not say what it keeps when it dies");
     else if (!text_equal(appendonly, TEXT("yes")))
-        builder_add_string(&to, "Redis forgets what came after its last snapshot when it dies (appendonly no)");
+        builder_add_string(&to, "Redis forgets what came after its last snapshot when it dies: set appendonly yes");
     else if (text_equal(appendfsync, TEXT("always")))
         builder_add_string(&to, "Redis keeps whatever it confirmed (appendfsync always)");
     else
         builder_format(&to, "Redis may forget its last seconds when it dies (appendfsync %.*s)",
                        TEXT_ARGUMENTS(appendfsync));
-    builder_add_string(&to, "; what it forgets is shipped again from the journal");
+    builder_add_string(&to, "; what it forgets is shipped again");
+    if (!text_equal(appendonly, TEXT("yes")))
+        keeping = REDIS_FORGETS;
+    if (maxmemory_policy.length > 0 && !text_equal(maxmemory_policy, TEXT("noeviction"))) {
+        builder_format(&to, "; it may drop sums when its memory is full (maxmemory-policy %.*s): set noeviction",
+                       TEXT_ARGUMENTS(maxmemory_policy));
+        keeping = REDIS_EVICTS;
+    }
     (void) builder_string(&to);
-    return !may_evict;
+    return keeping;
 }
 
 static enum redis_result ask_setting(struct redis *redis, const char *name, char ret[SETTING_BYTES])
@@ -421,7 +425,7 @@ static enum redis_result ask_info(struct redis *redis, const char *section, cons
     return result;
 }
 
-bool redis_durability(struct redis *redis, char line[REDIS_DURABILITY_BYTES])
+enum redis_keeping redis_durability(struct redis *redis, char line[REDIS_DURABILITY_BYTES])
 {
     char appendonly[SETTING_BYTES], appendfsync[SETTING_BYTES] = "", policy[SETTING_BYTES] = "";
     line[0] = '\0';
@@ -441,6 +445,6 @@ bool redis_durability(struct redis *redis, char line[REDIS_DURABILITY_BYTES])
         text_copy(appendfsync, sizeof appendfsync, TEXT("unknown"));
     }
     if (result == REDIS_DOWN)
-        return true;
+        return REDIS_FORGETS;
     return redis_judge_durability(text_of(appendonly), text_of(appendfsync), text_of(policy), line);
 }

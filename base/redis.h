@@ -76,11 +76,16 @@ const char *redis_error(const struct redis *redis);
 uint64_t redis_connections(const struct redis *redis);
 
 enum { REDIS_DURABILITY_BYTES = 256 };
-/* What this Redis keeps, as its CONFIG or INFO says, in one line. False: it may drop single keys, which makes it
- * useless for sums. REDIS_DOWN leaves the line empty and returns true. */
-bool redis_durability(struct redis *redis, char line[REDIS_DURABILITY_BYTES]);
+enum redis_keeping {
+    REDIS_KEEPS,   /* all but perhaps the last seconds */
+    REDIS_FORGETS, /* much, when it dies; or nobody knows */
+    REDIS_EVICTS   /* single keys, while it runs: useless for sums */
+};
+/* What this Redis keeps, as its CONFIG or INFO says, in one line, with what to set when that is not enough. REDIS_DOWN
+ * leaves the line empty. */
+enum redis_keeping redis_durability(struct redis *redis, char line[REDIS_DURABILITY_BYTES]);
 /* Pure: the same, from the three settings; empty = unknown. */
-bool redis_judge_durability(struct text appendonly, struct text appendfsync, struct text maxmemory_policy,
-                            char line[REDIS_DURABILITY_BYTES]);
+enum redis_keeping redis_judge_durability(struct text appendonly, struct text appendfsync, struct text maxmemory_policy,
+                                          char line[REDIS_DURABILITY_BYTES]);
 
 #endif

@@ -123,8 +123,8 @@ static void add_increment(struct ship_batch *batch, const struct record *close, 
     if (quantity == 0)
         return;
     add_word(batch, "%llu", (unsigned long long) close->sequence);
-    add_word(batch, "%.*s\x1f%.*s\x1f%.*s\x1f%s\x1f%s", TEXT_ARGUMENTS(close->tenant), TEXT_ARGUMENTS(close->key),
-             TEXT_ARGUMENTS(close->model), measure, COUNT_SOURCE_NAMES[source]);
+    add_word(batch, SHIP_FIELD, TEXT_ARGUMENTS(close->tenant), TEXT_ARGUMENTS(close->key), TEXT_ARGUMENTS(close->model),
+             measure, COUNT_SOURCE_NAMES[source]);
     add_word(batch, "%lld", (long long) quantity);
 }
 

@@ -7,8 +7,9 @@
  * tg:{<writer>}:cells:<e>  hash of epoch <e>: "tenant US key US model US measure US source" -> sum  retention
  * tg:{<writer>}:sealed     hash: epoch -> "began,ended" in ms since 1970                            for ever
  *
- * US is the byte 0x1f. All keys of one call stand in one slot of a cluster. What Redis lost (all of it, or its tail) is
- * seen from the mark that every call returns, and is shipped again. */
+ * US is the byte 0x1f. An epoch that is sealed is whole: nothing is added to it any more (billing/restore.h may have
+ * put it there before its records come). All keys of one call stand in one slot of a cluster. What Redis lost (all of
+ * it, or its tail) is seen from the mark that every call returns, and is shipped again. */
 #ifndef BILLING_SHIP_H
 #define BILLING_SHIP_H
 
@@ -22,6 +23,8 @@
 enum { SHIP_RECORDS_MAX = 200 };
 /* A single count that the script takes: 15 digits. */
 #define SHIP_QUANTITY_MAX INT64_C(999999999999999)
+/* A cell's field, for printf: tenant, key and model as slices, then the names of measure and source. */
+#define SHIP_FIELD "%.*s\x1f%.*s\x1f%.*s\x1f%s\x1f%s"
 
 struct ship_batch;
 

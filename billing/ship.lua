@@ -33,8 +33,10 @@ for i = 7, #ARGV, 3 do
         high[field], low[field] = high[field] + more_high, low[field] + more_low
     end
 end
+-- A sealed epoch was put back from its ledger file, with all that it amounts to.
+local is_whole = redis.call('HGET', KEYS[3], ARGV[4])
 local sums = {}
-if #fields > 0 then
+if #fields > 0 and not is_whole then
     for i, before in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
         local field = fields[i]
         before = before or '0'
@@ -50,7 +52,6 @@ if #fields > 0 then
         sums[#sums + 1] = sum_high > 0 and string.format('%d%09d', sum_high, sum_low) or string.format('%d', sum_low)
     end
 end
-redis.call('HGET', KEYS[3], ARGV[4])
 
 -- Sums and not increments: a Redis that died in the middle of writing this down may keep a part of it in its file and run
 -- that part again after its next death. The batch that is shipped again covers this one, and its sums replace that part.

@@ -2,16 +2,23 @@
  */
 #include "billing/shipper.h"
 
+#include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "billing/journal.h"
 #include "billing/recover.h"
+#include "billing/restore.h"
 
 enum { MARKS_MAX = 32 };
 
 struct shipper {
     char directory[PATH_MAX];
+    const char *ledger_directory;
     char writer_id[WRITER_ID_CHARACTERS + 1];
     int64_t retention_s;
     struct journal_reader *reader;            /* NULL: opened at the next turn, at the best mark up to shipped */
@@ -22,16 +29,20 @@ struct shipper {
     uint64_t regressions;
     uint64_t finish; /* sequence of the FINISH, or 0 */
     const char *trouble;
+    struct restore *restore; /* of what comes before the oldest segment; NULL: none is under way */
+    uint64_t restore_mark;   /* Redis has it when that is done */
+    uint64_t restored;       /* epochs, by restorations that are over */
 };
 
-struct shipper *shipper_create(const char *writer_directory, const char *writer_id, int64_t retention_s)
+struct shipper *shipper_create(const struct shipper_options *options)
 {
     struct shipper *shipper = calloc(1, sizeof *shipper);
     if (shipper == NULL)
         return NULL;
-    text_copy(shipper->directory, sizeof shipper->directory, text_of(writer_directory));
-    text_copy(shipper->writer_id, sizeof shipper->writer_id, text_of(writer_id));
-    shipper->retention_s = retention_s;
+    text_copy(shipper->directory, sizeof shipper->directory, text_of(options->writer_directory));
+    text_copy(shipper->writer_id, sizeof shipper->writer_id, text_of(options->writer_id));
+    shipper->ledger_directory = options->ledger_directory;
+    shipper->retention_s = options->retention_s;
     shipper->trouble = "";
     return shipper;
 }
@@ -44,8 +55,10 @@ void shipper_rest(struct shipper *shipper)
 
 void shipper_destroy(struct shipper **shipper)
 {
-    if (*shipper != NULL)
+    if (*shipper != NULL) {
         shipper_rest(*shipper);
+        restore_destroy(&(*shipper)->restore);
+    }
     free(*shipper);
     *shipper = NULL;
 }
@@ -58,6 +71,14 @@ const char *shipper_writer_id(const struct shipper *shipper)
 uint64_t shipper_shipped(const struct shipper *shipper)
 {
     return shipper->shipped;
+}
+
+bool shipper_is_bare(const struct shipper *shipper)
+{
+    if (shipper->reader == NULL)
+        return false;
+    struct journal_position at = journal_reader_position(shipper->reader);
+    return at.sequence == 0 && at.segment > 1;
 }
 
 bool shipper_is_finished(const struct shipper *shipper)
@@ -73,6 +94,11 @@ wall_ms shipper_oldest_unshipped(const struct shipper *shipper)
 uint64_t shipper_regressions(const struct shipper *shipper)
 {
     return shipper->regressions;
+}
+
+uint64_t shipper_restored(const struct shipper *shipper)
+{
+    return shipper->restored + (shipper->restore != NULL ? restore_count(shipper->restore) : 0);
 }
 
 const char *shipper_trouble(const struct shipper *shipper)
@@ -102,15 +128,30 @@ static void keep_mark(struct shipper *shipper, struct journal_position position)
     shipper->marks[shipper->mark_count++] = position;
 }
 
+static bool has_segment(const struct shipper *shipper, uint32_t number)
+{
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/%08u.seg", shipper->directory, number);
+    return access(path, F_OK) == 0;
+}
+
+/* Where to go on from, or NULL: at the oldest segment. Segments that nobody needs any more go, and the marks with them.
+ */
+static const struct journal_position *best_mark(struct shipper *shipper)
+{
+    while (shipper->mark_count > 0 && shipper->marks[shipper->mark_count - 1].sequence > shipper->shipped)
+        shipper->mark_count--;
+    if (shipper->mark_count > 0 && !has_segment(shipper, shipper->marks[shipper->mark_count - 1].segment))
+        shipper->mark_count = 0;
+    return shipper->mark_count > 0 ? &shipper->marks[shipper->mark_count - 1] : NULL;
+}
+
 /* Open the reader so that the next record it gives is the one after shipped, or an earlier one. */
 static bool open_reader(struct shipper *shipper)
 {
     if (shipper->reader != NULL)
         return true;
-    while (shipper->mark_count > 0 && shipper->marks[shipper->mark_count - 1].sequence > shipper->shipped)
-        shipper->mark_count--;
-    const struct journal_position *from = shipper->mark_count > 0 ? &shipper->marks[shipper->mark_count - 1] : NULL;
-    shipper->reader = journal_reader_create(shipper->directory, from);
+    shipper->reader = journal_reader_create(shipper->directory, best_mark(shipper));
     return shipper->reader != NULL;
 }
 
@@ -163,6 +204,13 @@ static enum fill add(struct shipper *shipper, struct ship_batch *batch, const st
     return FILL_READY;
 }
 
+/* Records are missing before this one. */
+static enum fill note_hole(struct shipper *shipper, const struct record *record)
+{
+    shipper->oldest_unshipped = record->when;
+    return FILL_HOLE;
+}
+
 /* Add what comes after shipped, until the batch is full or the journal ends; @ret_end is where that was. */
 static enum fill fill(struct shipper *shipper, struct ship_batch *batch, struct journal_position *ret_end)
 {
@@ -183,7 +231,7 @@ static enum fill fill(struct shipper *shipper, struct ship_batch *batch, struct 
         else if (record.sequence == ship_last(batch) + 1)
             result = add(shipper, batch, &record);
         else
-            result = FILL_HOLE;
+            result = note_hole(shipper, &record);
     }
     return result;
 }
@@ -220,36 +268,118 @@ enum shipper_result shipper_check(struct shipper *shipper, struct ship_batch *ba
     return SHIPPER_IDLE;
 }
 
-/* The journal begins later than what Redis is known to have: its first segments were no longer needed. */
-static enum shipper_result cross_hole(struct shipper *shipper, struct ship_batch *batch, struct redis *redis)
+/* ---- what the journal no longer has ---- */
+
+/* This writer's part of a sorted list. */
+static const struct ledger_name *own_part(const struct shipper *shipper, const struct ledger_name *names, size_t total,
+                                          size_t *ret_count)
 {
-    uint64_t known = shipper->shipped;
+    size_t first = 0;
+    while (first < total && strcmp(names[first].writer, shipper->writer_id) < 0)
+        first++;
+    size_t end = first;
+    while (end < total && strcmp(names[end].writer, shipper->writer_id) == 0)
+        end++;
+    *ret_count = end - first;
+    return names + first;
+}
+
+/* Segments only go when all their epochs have ledger files: those that there are now have all that came before @first.
+ */
+static enum shipper_result begin_restore(struct shipper *shipper, uint64_t first)
+{
+    struct ledger_name *names = NULL;
+    size_t total = 0, count = 0;
+    if (!ledger_list(shipper->ledger_directory, &names, &total))
+        return stuck(shipper, "Redis needs what is in ledger files, and their list cannot be read");
+    const struct ledger_name *own = own_part(shipper, names, total, &count);
+    struct restore_options options = {.ledger_directory = shipper->ledger_directory,
+                                      .writer_id = shipper->writer_id,
+                                      .names = own,
+                                      .count = count,
+                                      .retention_s = shipper->retention_s,
+                                      .mark = first - 1};
+    shipper->restore_mark = first - 1;
+    shipper->restore = restore_create(&options);
+    free(names);
+    if (shipper->restore == NULL)
+        return stuck(shipper, "no memory to put back what Redis lost");
+    log_event(count > 0 ? LOG_INFO : LOG_WARNING, "store",
+              "Redis lacks records of writer %s that its journal no longer has; there are %zu ledger files of it",
+              shipper->writer_id, count);
+    return SHIPPER_MORE;
+}
+
+static void end_restore(struct shipper *shipper)
+{
+    shipper->restored += restore_count(shipper->restore);
+    restore_destroy(&shipper->restore);
+}
+
+static enum shipper_result go_on_restoring(struct shipper *shipper, struct redis *redis)
+{
+    enum restore_result result = restore_turn(shipper->restore, redis);
+    shipper->trouble = "";
+    switch (result) {
+    case RESTORE_MORE:
+        return SHIPPER_MORE;
+    case RESTORE_DOWN:
+        return SHIPPER_DOWN;
+    case RESTORE_REFUSED:
+        return SHIPPER_REFUSED;
+    case RESTORE_UNREADABLE:
+        end_restore(shipper);
+        return stuck(shipper, errno == EBADMSG ? "a ledger file, which Redis needs, is damaged"
+                                               : "a ledger file, which Redis needs, cannot be read");
+    case RESTORE_DONE:
+        break;
+    }
+    end_restore(shipper);
+    shipper->shipped = shipper->restore_mark;
+    return SHIPPER_MORE;
+}
+
+/* The journal begins with record @first, later than what Redis is known to have: what was before was no longer needed.
+ */
+static enum shipper_result cross_hole(struct shipper *shipper, struct ship_batch *batch, struct redis *redis,
+                                      uint64_t first)
+{
     rewind_to_shipped(shipper);
     enum shipper_result result = shipper_check(shipper, batch, redis);
     if (result != SHIPPER_IDLE)
         return result;
-    if (shipper->shipped > known)
-        return SHIPPER_MORE;
-    return stuck(shipper, "Redis lacks records that the journal no longer has: only the ledger has them");
+    return shipper->shipped + 1 >= first ? SHIPPER_MORE : begin_restore(shipper, first);
+}
+
+/* ---- a turn ---- */
+
+/* The journal says nothing more: it has ended, or the segment in which it is read has gone. */
+static enum shipper_result end_of_journal(struct shipper *shipper)
+{
+    struct journal_position at = journal_reader_position(shipper->reader);
+    if (!has_segment(shipper, at.segment) && access(shipper->directory, F_OK) == 0)
+        rewind_to_shipped(shipper);
+    shipper->oldest_unshipped = 0;
+    return SHIPPER_IDLE;
 }
 
 enum shipper_result shipper_turn(struct shipper *shipper, struct ship_batch *batch, struct redis *redis)
 {
     struct journal_position end = {0};
     uint64_t mark = 0;
+    if (shipper->restore != NULL)
+        return go_on_restoring(shipper, redis);
     if (!open_reader(shipper))
         return stuck(shipper, "no memory to read the journal");
     ship_begin(batch, shipper->writer_id, shipper->shipped, shipper->retention_s);
     enum fill filled = fill(shipper, batch, &end);
     if (filled == FILL_HOLE && ship_count(batch) == 0)
-        return cross_hole(shipper, batch, redis);
+        return cross_hole(shipper, batch, redis, journal_reader_position(shipper->reader).sequence);
     if (filled == FILL_STUCK)
         return SHIPPER_STUCK;
     shipper->trouble = "";
-    if (ship_count(batch) == 0) {
-        shipper->oldest_unshipped = 0;
-        return SHIPPER_IDLE;
-    }
+    if (ship_count(batch) == 0)
+        return end_of_journal(shipper);
     enum shipper_result result = apply(shipper, batch, redis, &mark);
     if (result != SHIPPER_MORE)
         return result;

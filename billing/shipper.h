@@ -1,4 +1,5 @@
-/* One writer's journal on its way to Redis: in order, in batches, again when Redis forgot. */
+/* One writer's journal on its way to Redis: in order, in batches, again when Redis forgot; and from the ledger files
+ * what Redis forgot and the journal no longer has. */
 #ifndef BILLING_SHIPPER_H
 #define BILLING_SHIPPER_H
 
@@ -11,13 +12,20 @@
 /* For one thread. */
 struct shipper;
 
+struct shipper_options {
+    const char *writer_directory;
+    const char *ledger_directory; /* outlives the shipper */
+    const char *writer_id;
+    int64_t retention_s;
+};
+
 /* Touches no file yet. NULL: no memory. */
-struct shipper *shipper_create(const char *writer_directory, const char *writer_id, int64_t retention_s);
+struct shipper *shipper_create(const struct shipper_options *options);
 /* NULLs; no-op on NULL. */
 void shipper_destroy(struct shipper **shipper);
 
 enum shipper_result {
-    SHIPPER_MORE, /* something was shipped, or Redis forgot something: call again */
+    SHIPPER_MORE, /* something was shipped or put back, or Redis forgot something: call again */
     SHIPPER_IDLE, /* Redis has all that the journal has */
     SHIPPER_DOWN, /* redis_error says why */
     SHIPPER_REFUSED,
@@ -37,6 +45,10 @@ uint64_t shipper_shipped(const struct shipper *shipper);
 bool shipper_is_finished(const struct shipper *shipper);
 /* Wall time of the first record of which Redis did not confirm that it has it; 0 = there is none. */
 wall_ms shipper_oldest_unshipped(const struct shipper *shipper);
+/* No segment that is left has a record: nothing says what Redis should have of it. As of the last turn. */
+bool shipper_is_bare(const struct shipper *shipper);
+/* How many epochs were put back from ledger files. */
+uint64_t shipper_restored(const struct shipper *shipper);
 /* How often Redis had less than it had confirmed. */
 uint64_t shipper_regressions(const struct shipper *shipper);
 /* "" = none. */

@@ -13,7 +13,9 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "billing/shipper.h"
+#include "billing/sweep.h"
 
 enum {
     TICK_MS = 50,
@@ -40,13 +42,16 @@ struct writer {
 
 struct store {
     /* the thread's own */
-    char directory[PATH_MAX];
+    char directory[PATH_MAX], ledger_directory[PATH_MAX];
     struct redis *redis;
     struct ship_batch *batch;
+    struct sweep *sweep;
+    mono_ms sweep_at;
     int64_t retention_s;
     struct writer *writers; /* sorted by id */
     size_t writer_count;
     uint64_t connections, regressions; /* as of the last check of everybody */
+    uint64_t restored_gone;            /* epochs, of shippers that are gone */
     mono_ms next_look, next_ping, next_check;
     char error[REDIS_ERROR_BYTES];
     bool is_up;
@@ -122,12 +127,27 @@ static void meet_writer(struct store *store, const char *name, const char *id)
         text_copy(store->error, sizeof store->error, TEXT("a journal is not shipped: there are too many"));
         return;
     }
-    struct shipper *shipper = shipper_create(path, id, store->retention_s);
+    struct shipper_options options = {.writer_directory = path,
+                                      .ledger_directory = store->ledger_directory,
+                                      .writer_id = id,
+                                      .retention_s = store->retention_s};
+    struct shipper *shipper = shipper_create(&options);
     if (shipper == NULL)
         return; /* the next look tries again */
     memmove(store->writers + place + 1, store->writers + place, (store->writer_count - place) * sizeof *store->writers);
     store->writers[place] = (struct writer){.shipper = shipper, .is_wanted = true};
     store->writer_count++;
+}
+
+/* Its directory is gone. When Redis did not have all of it, only the ledger has. */
+static void drop_writer(struct store *store, struct writer *writer)
+{
+    if (shipper_is_finished(writer->shipper))
+        sweep_note_gone(store->sweep, shipper_writer_id(writer->shipper));
+    else
+        sweep_begin(store->sweep);
+    store->restored_gone += shipper_restored(writer->shipper);
+    shipper_destroy(&writer->shipper);
 }
 
 static void drop_unwanted(struct store *store)
@@ -137,7 +157,7 @@ static void drop_unwanted(struct store *store)
         if (store->writers[i].is_wanted)
             store->writers[kept++] = store->writers[i];
         else
-            shipper_destroy(&store->writers[i].shipper);
+            drop_writer(store, &store->writers[i]);
     }
     store->writer_count = kept;
 }
@@ -223,6 +243,34 @@ static bool go_round(struct store *store)
     return has_more;
 }
 
+/* Writers of which a journal tells something are no business of the sweep. */
+static bool is_shipped(void *owner, const char *writer_id)
+{
+    const struct store *store = owner;
+    bool is_known = false;
+    size_t place = place_of(store, writer_id, &is_known);
+    return is_known && !shipper_is_bare(store->writers[place].shipper);
+}
+
+static bool go_on_sweeping(struct store *store)
+{
+    if (!store->is_up || clock_mono_ms() < store->sweep_at || is_stopping(store))
+        return false;
+    enum sweep_result result = sweep_turn(store->sweep, store->redis, is_shipped, store);
+    /* Which of the writers that it lists have a journal is looked up now. */
+    if (result == SWEEP_LISTED)
+        store->next_look = 0;
+    if (result == SWEEP_DOWN)
+        store->is_up = false;
+    if (result == SWEEP_REFUSED)
+        store->sweep_at = clock_mono_ms() + RETRY_MAX_MS;
+    if (result == SWEEP_DOWN || result == SWEEP_REFUSED)
+        text_copy(store->error, sizeof store->error, text_of(redis_error(store->redis)));
+    else if (sweep_trouble(store->sweep)[0] != '\0')
+        text_copy(store->error, sizeof store->error, text_of(sweep_trouble(store->sweep)));
+    return result == SWEEP_LISTED || result == SWEEP_MORE;
+}
+
 static uint64_t sum_regressions(const struct store *store)
 {
     uint64_t sum = 0;
@@ -234,12 +282,13 @@ static uint64_t sum_regressions(const struct store *store)
 static void learn_durability(struct store *store)
 {
     char line[REDIS_DURABILITY_BYTES];
-    bool is_enough = redis_durability(store->redis, line);
+    enum redis_keeping keeping = redis_durability(store->redis, line);
     if (line[0] == '\0')
         return;
     pthread_mutex_lock(&store->lock);
     store->status.is_durability_known = true;
-    store->status.may_evict = !is_enough;
+    store->status.may_evict = keeping == REDIS_EVICTS;
+    store->status.is_durability_scant = keeping != REDIS_KEEPS;
     memcpy(store->status.durability, line, sizeof line);
     pthread_mutex_unlock(&store->lock);
 }
@@ -264,11 +313,23 @@ static void check_if_due(struct store *store)
     store->connections = redis_connections(store->redis);
     store->regressions = sum_regressions(store);
     store->next_check = clock_mono_ms() + CHECK_MS;
+    if (is_new || has_lost)
+        sweep_begin(store->sweep);
+    else if (store->is_up)
+        sweep_check(store->sweep, store->redis);
     for (size_t i = 0; i < store->writer_count; i++)
         store->writers[i].must_check = true;
 }
 
 /* ---- what others see ---- */
+
+static uint64_t sum_restored(const struct store *store)
+{
+    uint64_t sum = store->restored_gone + sweep_restored(store->sweep);
+    for (size_t i = 0; i < store->writer_count; i++)
+        sum += shipper_restored(store->writers[i].shipper);
+    return sum;
+}
 
 static void show(struct store *store)
 {
@@ -288,6 +349,7 @@ static void show(struct store *store)
     store->status.stuck_writers = stuck;
     store->status.oldest_unshipped = oldest;
     store->status.regressions = sum_regressions(store);
+    store->status.restored_epochs = sum_restored(store);
     store->status.is_up = store->is_up;
     memcpy(store->status.error, store->error, sizeof store->error);
     pthread_mutex_unlock(&store->lock);
@@ -343,6 +405,8 @@ static void wait_for_tick(struct store *store)
 
 static bool is_anybody_put_off(const struct store *store)
 {
+    if (store->sweep_at > clock_mono_ms() || sweep_trouble(store->sweep)[0] != '\0')
+        return true;
     for (size_t i = 0; i < store->writer_count; i++)
         if (store->writers[i].retry_ms != 0)
             return true;
@@ -359,6 +423,7 @@ static void *run(void *argument)
         }
         check_if_due(store);
         bool has_more = go_round(store);
+        has_more |= go_on_sweeping(store);
         if (store->is_up && !is_anybody_put_off(store))
             store->error[0] = '\0';
         show(store);
@@ -374,6 +439,7 @@ static void release(struct store *store)
         shipper_destroy(&store->writers[i].shipper);
     free(store->writers);
     free(store->shown);
+    sweep_destroy(&store->sweep);
     ship_batch_destroy(&store->batch);
     redis_destroy(&store->redis);
     free(store);
@@ -402,12 +468,15 @@ struct store *store_start(const struct store_options *options)
     if (store == NULL)
         return NULL;
     text_copy(store->directory, sizeof store->directory, text_of(options->journal_directory));
+    text_copy(store->ledger_directory, sizeof store->ledger_directory, text_of(options->ledger_directory));
     store->retention_s = options->retention_ms >= 1000 ? options->retention_ms / 1000 : 1;
     store->redis = redis_create(&options->redis);
     store->batch = ship_batch_create();
+    store->sweep = sweep_create(options->ledger_directory, store->retention_s);
     store->writers = calloc(STORE_WRITERS_MAX, sizeof *store->writers);
     store->shown = calloc(STORE_WRITERS_MAX, sizeof *store->shown);
-    bool has_all = store->redis != NULL && store->batch != NULL && store->writers != NULL && store->shown != NULL;
+    bool has_all = store->redis != NULL && store->batch != NULL && store->sweep != NULL && store->writers != NULL &&
+                   store->shown != NULL;
     int error = has_all ? start_thread(store) : ENOMEM;
     if (error == 0)
         return store;

@@ -1,4 +1,5 @@
-/* The store thread: the only one that talks to Redis. It ships every writer's journal, for ever, and blocks nobody. */
+/* The store thread: the only one that talks to Redis. It ships every writer's journal, for ever, puts back from ledger
+ * files what Redis forgot of journals that are gone, and blocks nobody. */
 #ifndef BILLING_STORE_H
 #define BILLING_STORE_H
 
@@ -16,6 +17,7 @@ enum { STORE_WRITERS_MAX = 4096 };
 
 struct store_options {
     const char *journal_directory; /* state_dir/journal; copied */
+    const char *ledger_directory;  /* state_dir/ledger; copied. For what Redis lost and no journal has any more */
     struct redis_options redis;    /* its strings are copied */
     int64_t retention_ms;          /* how long cells live in Redis, at least a second */
 };
@@ -33,10 +35,13 @@ void store_stop(struct store **store);
 struct store_status {
     bool is_up;                    /* Redis answered the last call */
     char error[REDIS_ERROR_BYTES]; /* the last one, also of a single writer; "" since all is well */
-    bool is_durability_known, may_evict;
+    bool is_durability_known;
+    bool may_evict;           /* its sums are not safe from itself */
+    bool is_durability_scant; /* the line below says what to set */
     char durability[REDIS_DURABILITY_BYTES];
     size_t writers, stuck_writers;
     uint64_t regressions;     /* how often Redis had less than it had confirmed */
+    uint64_t restored_epochs; /* put back from ledger files */
     wall_ms oldest_unshipped; /* of the first record that Redis has not confirmed; 0 = there is none */
 };
 /* Any thread; never waits for Redis. */

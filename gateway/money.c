@@ -55,13 +55,17 @@ static void on_look(struct loop_timer *timer);
 
 bool money_start(struct money *money, const struct policy *policy)
 {
-    char error[BILLER_ERROR_BYTES];
+    char error[BILLER_ERROR_BYTES], ledger_directory[PATH_MAX];
     const char *private_socket = NULL;
+    int length = snprintf(ledger_directory, sizeof ledger_directory, "%s/ledger", policy->state_dir);
+    if (length < 0 || (size_t) length >= sizeof ledger_directory)
+        return fail("cannot start the thread that ships usage to Redis", strerror(ENAMETOOLONG));
     if (money->keeper != NULL) {
         private_socket = redis_keeper_socket(money->keeper);
         redis_keeper_begin(money->keeper);
     }
     const struct store_options options = {.journal_directory = money->journal_directory,
+                                          .ledger_directory = ledger_directory,
                                           .redis = store_redis_options(&policy->redis, private_socket),
                                           .retention_ms = policy->billing.retention_ms};
     money->store = store_start(&options);
@@ -117,7 +121,7 @@ static void tell_durability(struct money *money, const struct store_status *stat
     if (!status->is_durability_known || strcmp(money->durability_told, status->durability) == 0)
         return;
     memcpy(money->durability_told, status->durability, sizeof money->durability_told);
-    log_event(status->may_evict ? LOG_WARNING : LOG_INFO, "redis", "%s", status->durability);
+    log_event(status->is_durability_scant ? LOG_WARNING : LOG_INFO, "redis", "%s", status->durability);
 }
 
 static void tell_billing(struct money *money, const char *error)

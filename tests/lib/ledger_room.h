@@ -51,25 +51,29 @@ static inline void ledger_add_close(struct ledger_epoch *epoch, const struct rec
     ledger_add(epoch, close, rest, close->output_tokens);
 }
 
-static inline struct ledger *ledger_read(const char *writer_directory)
+static inline void ledger_add_record(struct ledger *ledger, const struct record *record)
+{
+    bool has_epoch = record->type == RECORD_CLOSE || record->type == RECORD_SEAL;
+    ledger->records = record->sequence;
+    assert_true(!has_epoch || record->epoch < LEDGER_EPOCHS_MAX);
+    struct ledger_epoch *epoch = &ledger->epochs[has_epoch ? record->epoch : 0];
+    if (has_epoch)
+        ledger->last_epoch = record->epoch;
+    if (record->type == RECORD_CLOSE && record->billed)
+        ledger_add_close(epoch, record);
+    if (record->type == RECORD_SEAL)
+        snprintf(epoch->sealed, sizeof epoch->sealed, "%lld,%lld", (long long) record->epoch_began,
+                 (long long) record->when);
+}
+
+static inline struct ledger *ledger_room_read(const char *writer_directory)
 {
     struct ledger *ledger = calloc(1, sizeof *ledger);
     struct journal_reader *reader = journal_reader_create(writer_directory, NULL);
     struct record record;
     assert_true(ledger != NULL && reader != NULL);
-    while (journal_read_next(reader, &record) == JOURNAL_RECORD) {
-        bool has_epoch = record.type == RECORD_CLOSE || record.type == RECORD_SEAL;
-        ledger->records = record.sequence;
-        assert_true(!has_epoch || record.epoch < LEDGER_EPOCHS_MAX);
-        struct ledger_epoch *epoch = &ledger->epochs[has_epoch ? record.epoch : 0];
-        if (has_epoch)
-            ledger->last_epoch = record.epoch;
-        if (record.type == RECORD_CLOSE && record.billed)
-            ledger_add_close(epoch, &record);
-        if (record.type == RECORD_SEAL)
-            snprintf(epoch->sealed, sizeof epoch->sealed, "%lld,%lld", (long long) record.epoch_began,
-                     (long long) record.when);
-    }
+    while (journal_read_next(reader, &record) == JOURNAL_RECORD)
+        ledger_add_record(ledger, &record);
     journal_reader_destroy(&reader);
     return ledger;
 }
@@ -92,15 +96,11 @@ static inline bool ledger_epoch_equals(const struct ledger_epoch *epoch, const s
     return true;
 }
 
-/* Redis says of @writer_id what its journal says. */
-static inline bool ledger_is_exact(struct redis_room *redis, const char *writer_directory, const char *writer_id)
+/* Redis says of @writer_id's epochs what the ledger says. */
+static inline bool ledger_has_epochs(struct redis_room *redis, const struct ledger *ledger, const char *writer_id)
 {
-    struct ledger *ledger = ledger_read(writer_directory);
     char key[128], number[32];
-    int64_t mark = 0;
-    snprintf(key, sizeof key, "tg:{%s}:hw", writer_id);
-    bool is_exact =
-        text_to_int64(redis_reply_text(REDIS_ROOM_ASK(redis, "GET", key)), &mark) && (uint64_t) mark == ledger->records;
+    bool is_exact = true;
     for (uint64_t i = 1; is_exact && i <= ledger->last_epoch; i++) {
         snprintf(number, sizeof number, "%llu", (unsigned long long) i);
         snprintf(key, sizeof key, "tg:{%s}:cells:%s", writer_id, number);
@@ -109,6 +109,24 @@ static inline bool ledger_is_exact(struct redis_room *redis, const char *writer_
         struct text sealed = redis_reply_text(REDIS_ROOM_ASK(redis, "HGET", key, number));
         is_exact = is_exact && text_equal(sealed, text_of(ledger->epochs[i].sealed));
     }
+    return is_exact;
+}
+
+/* And of its last record. */
+static inline bool ledger_equals(struct redis_room *redis, const struct ledger *ledger, const char *writer_id)
+{
+    char key[128];
+    int64_t mark = 0;
+    snprintf(key, sizeof key, "tg:{%s}:hw", writer_id);
+    return text_to_int64(redis_reply_text(REDIS_ROOM_ASK(redis, "GET", key)), &mark) &&
+           (uint64_t) mark == ledger->records && ledger_has_epochs(redis, ledger, writer_id);
+}
+
+/* Redis says of @writer_id what its journal says. */
+static inline bool ledger_is_exact(struct redis_room *redis, const char *writer_directory, const char *writer_id)
+{
+    struct ledger *ledger = ledger_room_read(writer_directory);
+    bool is_exact = ledger_equals(redis, ledger, writer_id);
     free(ledger);
     return is_exact;
 }
@@ -130,7 +148,7 @@ static inline struct record ledger_close_record(unsigned number, wall_ms when)
 }
 
 /* @count more requests, @apart_ms from each other. */
-static inline void ledger_write(struct room *room, unsigned *number, unsigned count, wall_ms apart_ms)
+static inline void ledger_room_write(struct room *room, unsigned *number, unsigned count, wall_ms apart_ms)
 {
     for (unsigned i = 0; i < count; i++) {
         wall_ms when = ROOM_HOUR + (wall_ms) *number * apart_ms;

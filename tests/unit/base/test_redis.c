@@ -173,35 +173,36 @@ static void what_it_keeps_is_read(void **state)
 {
     char line[REDIS_DURABILITY_BYTES];
     (void) state;
-    assert_true(redis_durability(room.client, line));
+    assert_int_equal(redis_durability(room.client, line), REDIS_KEEPS);
     assert_non_null(strstr(line, "appendfsync everysec"));
     (void) REDIS_ROOM_ASK(&room, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
-    assert_false(redis_durability(room.client, line));
+    assert_int_equal(redis_durability(room.client, line), REDIS_EVICTS);
     assert_non_null(strstr(line, "set noeviction"));
     (void) REDIS_ROOM_ASK(&room, "CONFIG", "SET", "maxmemory-policy", "noeviction");
     (void) REDIS_ROOM_ASK(&room, "CONFIG", "SET", "appendonly", "no");
-    assert_true(redis_durability(room.client, line));
-    assert_non_null(strstr(line, "appendonly no"));
+    assert_int_equal(redis_durability(room.client, line), REDIS_FORGETS);
+    assert_non_null(strstr(line, "set appendonly yes"));
 }
 
 static void what_it_keeps_is_judged(void **state)
 {
     static const struct {
         const char *appendonly, *appendfsync, *policy, *says;
-        bool is_enough;
+        enum redis_keeping keeping;
     } cases[] = {
-        {"yes", "always", "noeviction", "keeps whatever it confirmed", true},
-        {"yes", "no", "noeviction", "may forget its last seconds", true},
-        {"no", "always", "", "after its last snapshot", true},
-        {"", "", "", "does not say", true},
-        {"yes", "always", "volatile-ttl", "maxmemory-policy volatile-ttl", false},
+        {"yes", "always", "noeviction", "keeps whatever it confirmed", REDIS_KEEPS},
+        {"yes", "no", "noeviction", "may forget its last seconds", REDIS_KEEPS},
+        {"no", "always", "", "after its last snapshot", REDIS_FORGETS},
+        {"", "", "", "does not say", REDIS_FORGETS},
+        {"yes", "always", "volatile-ttl", "maxmemory-policy volatile-ttl", REDIS_EVICTS},
+        {"no", "everysec", "allkeys-random", "set appendonly yes", REDIS_EVICTS},
     };
     char line[REDIS_DURABILITY_BYTES];
     (void) state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        bool is_enough = redis_judge_durability(text_of(cases[i].appendonly), text_of(cases[i].appendfsync),
-                                                text_of(cases[i].policy), line);
-        assert_int_equal(is_enough, cases[i].is_enough);
+        enum redis_keeping keeping = redis_judge_durability(text_of(cases[i].appendonly), text_of(cases[i].appendfsync),
+                                                            text_of(cases[i].policy), line);
+        assert_int_equal(keeping, cases[i].keeping);
         assert_non_null(strstr(line, cases[i].says));
     }
 }

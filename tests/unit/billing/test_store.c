@@ -1,5 +1,8 @@
 /* billing/store: the thread ships every writer, outlives every Redis, tells how it stands, and ends when told. */
 #include "billing/store.h"
+
+#include "base/log.h"
+#include "billing/ledger.h"
 #include "tests/lib/ledger_room.h"
 
 enum { WAIT_MS = 40000, APART_MS = 400 };
@@ -9,6 +12,7 @@ static struct redis_room redis;
 static struct store *store;
 static struct store_options options;
 static unsigned number, other_number;
+static char files[128]; /* the ledger's */
 
 static int set_up(void **state)
 {
@@ -17,6 +21,8 @@ static int set_up(void **state)
     number = other_number = 0;
     redis_room_init(&redis);
     room_init(&room);
+    snprintf(files, sizeof files, "%s/ledger", room.directory);
+    assert_int_equal(mkdir(files, 0700), 0);
     room_begin(&room);
     /* Another worker's journal in the same directory. */
     other_room = room;
@@ -24,7 +30,8 @@ static int set_up(void **state)
     other_room.loop = loop_create();
     room_begin(&other_room);
     struct redis_address address = {.kind = REDIS_UNIX, .path = redis.redis.socket};
-    options = (struct store_options){.journal_directory = room.directory, .retention_ms = 3600000};
+    options =
+        (struct store_options){.journal_directory = room.directory, .ledger_directory = files, .retention_ms = 3600000};
     options.redis = store_redis_options(&address, NULL);
     options.redis.back_off_max_ms = 200;
     return 0;
@@ -91,8 +98,8 @@ static bool has_shipped_more(const struct store_status *status)
 
 static void write_both(unsigned count)
 {
-    ledger_write(&room, &number, count, APART_MS);
-    ledger_write(&other_room, &other_number, count, APART_MS);
+    ledger_room_write(&room, &number, count, APART_MS);
+    ledger_room_write(&other_room, &other_number, count, APART_MS);
 }
 
 static void ships_all_when_redis_comes(void **state)
@@ -153,6 +160,101 @@ static void finished_writers_are_shipped_again(void **state)
     wait_until_exact();
 }
 
+/* A writer's sealed epochs into ledger files. */
+static void harvest(const struct room *which)
+{
+    struct journal_reader *reader = journal_reader_create(which->writer, NULL);
+    struct cells *cells = cells_create();
+    struct record record;
+    while (journal_read_next(reader, &record) == JOURNAL_RECORD) {
+        if (record.type == RECORD_CLOSE)
+            assert_true(cells_add_close(cells, &record));
+        if (record.type != RECORD_SEAL)
+            continue;
+        struct ledger_head head = {.name.epoch = record.epoch, .began = record.epoch_began, .ended = record.when};
+        text_copy(head.name.writer, sizeof head.name.writer, text_of(strrchr(which->writer, '-') + 1));
+        assert_true(ledger_write(files, &head, cells));
+        cells_destroy(&cells);
+        cells = cells_create();
+    }
+    cells_destroy(&cells);
+    journal_reader_destroy(&reader);
+}
+
+static void wait_until_it_has(const struct ledger *ledger, const char *writer_id)
+{
+    mono_ms until = clock_mono_ms() + WAIT_MS;
+    while (!ledger_has_epochs(&redis, ledger, writer_id)) {
+        if (clock_mono_ms() > until)
+            fail_msg("Redis lacks epochs of %s", writer_id);
+        usleep(20000);
+    }
+}
+
+/* A writer of which only ledger files are left, in a Redis that forgets: while the store runs, and before it does. */
+static void writers_without_journal_are_put_back(void **state)
+{
+    (void) state;
+    redis_room_start(&redis);
+    store = store_start(&options);
+    write_both(2500);
+    journal_destroy(&other_room.journal);
+    wait_until_exact();
+    harvest(&other_room);
+    struct ledger *ledger = ledger_room_read(other_room.writer);
+    const char *gone = strrchr(other_room.writer, '-') + 1;
+    nftw(other_room.writer, room_remove, 8, FTW_DEPTH | FTW_PHYS);
+    (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+    wait_until_it_has(ledger, gone);
+    /* Nobody but the one without a journal can tell that something is lost. */
+    journal_destroy(&room.journal);
+    nftw(room.writer, room_remove, 8, FTW_DEPTH | FTW_PHYS);
+    for (int i = 0; i < 2; i++) {
+        usleep(700000);
+        (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+        wait_until_it_has(ledger, gone);
+    }
+    store_stop(&store);
+    (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+    store = store_start(&options);
+    wait_until_it_has(ledger, gone);
+    struct store_status status;
+    store_status(store, &status);
+    assert_true(status.restored_epochs >= ledger->last_epoch);
+    free(ledger);
+}
+
+/* A wipe also finds journals without their beginning, and both at once. */
+static void journals_without_beginning_are_put_back(void **state)
+{
+    char path[PATH_MAX + 16];
+    (void) state;
+    redis_room_start(&redis);
+    journal_destroy(&room.journal);
+    assert_int_equal(nftw(room.writer, room_remove, 8, FTW_DEPTH | FTW_PHYS), 0);
+    room.options.segment_bytes = 64 * 1024;
+    room_begin(&room);
+    store = store_start(&options);
+    write_both(3000);
+    wait_until_exact();
+    harvest(&room);
+    struct ledger *ledger = ledger_room_read(room.writer);
+    for (int i = 1; i <= 3; i++) {
+        snprintf(path, sizeof path, "%s/%08d.seg", room.writer, i);
+        assert_int_equal(unlink(path), 0);
+    }
+    (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
+    mono_ms until = clock_mono_ms() + WAIT_MS;
+    while (!ledger_equals(&redis, ledger, strrchr(room.writer, '-') + 1) || !is_exact(&other_room)) {
+        struct store_status status;
+        store_status(store, &status);
+        if (clock_mono_ms() > until)
+            fail_msg("up %d: %s", status.is_up, status.error);
+        usleep(20000);
+    }
+    free(ledger);
+}
+
 static void two_stores_count_once(void **state)
 {
     struct store *second = NULL;
@@ -183,7 +285,7 @@ static void one_stuck_writer_stops_no_other(void **state)
     journal_close(other_room.journal, &close, NULL);
     room_turn(&other_room);
     store = store_start(&options);
-    ledger_write(&room, &number, 200, APART_MS);
+    ledger_room_write(&room, &number, 200, APART_MS);
     do {
         store_status(store, &status);
         usleep(10000);
@@ -237,10 +339,13 @@ static void redis_is_where_the_configuration_says(void **state)
 
 int main(void)
 {
+    log_configure(LOG_FORMAT_TEXT, LOG_ERROR);
     const struct CMUnitTest tests[] = {
         TEST(ships_all_when_redis_comes),
         TEST(outlives_killed_and_wiped_redis),
         TEST(finished_writers_are_shipped_again),
+        TEST(writers_without_journal_are_put_back),
+        TEST(journals_without_beginning_are_put_back),
         TEST(two_stores_count_once),
         TEST(one_stuck_writer_stops_no_other),
         TEST(ends_when_told),
