@@ -99,7 +99,9 @@ void money_finish(struct money *money)
 const char *money_redis_trouble(const struct money *money, const struct store_status *status)
 {
     const char *trouble = money->keeper != NULL ? redis_keeper_trouble(money->keeper) : "";
-    return *trouble != '\0' ? trouble : status->error;
+    if (*trouble != '\0')
+        return trouble;
+    return status->is_up || status->error[0] != '\0' ? status->error : "not asked yet";
 }
 
 static void tell_redis(struct money *money, const struct store_status *status)

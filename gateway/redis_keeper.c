@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "backends/backoff.h"
 #include "backends/children.h"
@@ -28,8 +29,11 @@ enum {
 };
 
 static const char child_name[] = "redis";
+static const char program_name[] = "redis-server";
+/* Debian's redis-tools has the server without its daemon: its checker is the server when it is called so. */
+static const char checker_name[] = "redis-check-rdb";
 static const char how_to_get_one[] =
-    "install one (Debian: the package redis-server), or name a server that runs: redis: { url: … }";
+    "install redis-tools or redis-server, or name a server that runs: redis: { url: … }";
 
 struct redis_keeper {
     struct loop *loop;
@@ -161,6 +165,39 @@ static void on_log_tail(void *owner, const char *name, struct text bytes)
 
 static const struct children_events child_events = {on_started, on_exited, on_log_tail};
 
+/* ---- which program ---- */
+
+static bool find_in_path(const char *name, char to[PATH_MAX])
+{
+    for (const char *at = getenv("PATH"); at != NULL && *at != '\0';) {
+        size_t length = strcspn(at, ":");
+        int written = snprintf(to, PATH_MAX, "%.*s/%s", (int) length, at, name);
+        if (length > 0 && written > 0 && written < PATH_MAX && access(to, X_OK) == 0)
+            return true;
+        at += length + (at[length] == ':' ? 1 : 0);
+    }
+    return false;
+}
+
+/* Prepare for REDIS_SERVER, or PATH's redis-server, or PATH's checker under a name of ours in the server's directory.
+ * False with errno. */
+static bool prepare(struct private_redis *redis, const char *state_dir, const char *runtime_dir)
+{
+    char found[PATH_MAX], named[PATH_MAX];
+    const char *given = getenv("REDIS_SERVER");
+    if (given != NULL && *given != '\0')
+        return private_redis_prepare(given, state_dir, runtime_dir, redis);
+    if (find_in_path(program_name, found) || !find_in_path(checker_name, found))
+        return private_redis_prepare(program_name, state_dir, runtime_dir, redis);
+    int length = snprintf(named, sizeof named, "%s/redis/%s", state_dir, program_name);
+    if (length < 0 || (size_t) length >= sizeof named) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    return private_redis_prepare(named, state_dir, runtime_dir, redis) && (unlink(named) == 0 || errno == ENOENT) &&
+           symlink(found, named) == 0;
+}
+
 /* ---- life ---- */
 
 /* What the next gateway compares: a digest of the words it is started with. */
@@ -181,13 +218,10 @@ static bool write_note(struct redis_keeper *keeper)
 struct redis_keeper *redis_keeper_create(struct loop *loop, struct children *children, const char *state_dir,
                                          const char *runtime_dir)
 {
-    const char *program = getenv("REDIS_SERVER");
     struct redis_keeper *keeper = calloc(1, sizeof *keeper);
     if (keeper == NULL)
         return NULL;
-    if (program == NULL || *program == '\0')
-        program = "redis-server";
-    if (!private_redis_prepare(program, state_dir, runtime_dir, &keeper->redis) || !write_note(keeper)) {
+    if (!prepare(&keeper->redis, state_dir, runtime_dir) || !write_note(keeper)) {
         int error = errno;
         free(keeper);
         errno = error;

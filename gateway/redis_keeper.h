@@ -8,7 +8,8 @@ struct loop;
 struct redis_keeper;
 
 /* Prepare its place in @state_dir, whose lock the caller holds, and its socket's in @runtime_dir. Before
- * children_attach. The program is PATH's redis-server, or what REDIS_SERVER of the environment names. NULL with errno:
+ * children_attach. The program is what REDIS_SERVER of the environment names, else PATH's redis-server,
+ * else the one that Debian's redis-tools has under the name of its checker. NULL with errno:
  * no memory, or no such directory. */
 struct redis_keeper *redis_keeper_create(struct loop *loop, struct children *children, const char *state_dir,
                                          const char *runtime_dir);

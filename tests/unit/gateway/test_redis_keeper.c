@@ -182,6 +182,34 @@ static void it_inherits_no_secret(void **state)
     assert_in_range(lines, 1, 8);
 }
 
+/* Begin anew as a gateway whose PATH is @path and which is told no program. */
+static void succeed_with_path(const char *path)
+{
+    static char before[4096];
+    text_copy(before, sizeof before, text_of(getenv("PATH")));
+    assert_int_equal(unsetenv("REDIS_SERVER"), 0);
+    assert_int_equal(setenv("PATH", path, 1), 0);
+    succeed();
+    assert_int_equal(setenv("PATH", before, 1), 0);
+    redis_keeper_begin(keeper);
+}
+
+static void the_checker_of_redis_tools_is_a_server_too(void **state)
+{
+    char checker[96], path[256], wanted[128];
+    (void) state;
+    snprintf(checker, sizeof checker, "%s/redis-check-rdb", directory);
+    assert_int_equal(rename(program, checker), 0);
+    snprintf(path, sizeof path, "/nonexistent::%s", directory);
+    succeed_with_path(path);
+    int pid = await_child(0);
+    snprintf(wanted, sizeof wanted, "%s/redis/redis-server", directory);
+    assert_true(readlink(wanted, path, sizeof path) > 0);
+    assert_memory_equal(path, checker, strlen(checker));
+    succeed_with_path(directory);
+    assert_int_equal(await_child(0), pid);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -190,7 +218,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(the_next_gateway_keeps_it),      TEST(one_with_other_words_is_replaced),
         TEST(one_that_dies_is_started_again), TEST(a_missing_program_is_told_and_looked_for_again),
-        TEST(it_inherits_no_secret),
+        TEST(it_inherits_no_secret),          TEST(the_checker_of_redis_tools_is_a_server_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
