@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ enum {
     TICK_MS = 200, /* while something is to do */
     REST_TICK_MS = 1000,
     READ_MS = 50, /* of a turn, for journals; as much for rows, and for files */
+    LAST_READ_MS = 200,
     LOOK_MS = 500,
     PROVIDER_NAME_BYTES = 64,
     STATE_PATH_BYTES = 128, /* behind state_dir: a writer's segment is the longest */
@@ -44,6 +46,7 @@ struct biller {
     struct sender *sender; /* of PROVIDER_STRIPE */
     struct loop_timer tick;
     struct loop_task stop;
+    atomic_bool stop_now;
     mono_ms next_look, next_show, next_remove, next_expire;
     char outbox_trouble[BILLER_ERROR_BYTES], removal_trouble[BILLER_ERROR_BYTES];
     struct biller_status next_status; /* being made */
@@ -355,9 +358,12 @@ void biller_post(struct biller *biller, struct biller_change *change)
 
 /* ---- life ---- */
 
+/* The workers' last epochs are sealed now: a ledger that is whole is worth a moment. */
 static void on_stop(struct loop_task *task)
 {
     struct biller *biller = task->owner;
+    writers_look(biller->writers);
+    (void) writers_turn(biller->writers, false, clock_mono_ms() + LAST_READ_MS);
     loop_stop(biller->loop);
 }
 
@@ -397,7 +403,8 @@ static bool begin(struct biller *biller, char error[BILLER_ERROR_BYTES])
                                       .ledger_directory = biller->ledger_directory,
                                       .store = biller->store,
                                       .sealed = on_sealed,
-                                      .owner = biller};
+                                      .owner = biller,
+                                      .stop = &biller->stop_now};
     biller->loop = loop_create();
     biller->fetcher = biller->loop != NULL ? fetcher_create(biller->loop) : NULL;
     biller->writers = biller->fetcher != NULL ? writers_create(&options) : NULL;
@@ -477,6 +484,7 @@ void biller_stop(struct biller **biller_pointer)
         return;
     pthread_mutex_lock(&biller->lock);
     biller->is_stopping = true;
+    atomic_store(&biller->stop_now, true);
     loop_post(biller->loop, &biller->stop);
     pthread_mutex_unlock(&biller->lock);
     pthread_join(biller->thread, NULL);

@@ -279,6 +279,7 @@ size_t ledger_expire(const char *directory, wall_ms before, ledger_may_go *may_g
 {
     struct ledger_name *names;
     size_t count, gone = 0;
+    const char *young = ""; /* the writer whose later epochs are younger still */
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || !ledger_list(directory, &names, &count)) {
         if (fd >= 0)
@@ -288,8 +289,12 @@ size_t ledger_expire(const char *directory, wall_ms before, ledger_may_go *may_g
     for (size_t i = 0; i < count; i++) {
         struct ledger_head head;
         char name[NAME_MAX + 1];
+        if (strcmp(names[i].writer, young) == 0 || !ledger_read(directory, &names[i], &head, NULL))
+            continue;
         file_name(&names[i], name);
-        if (ledger_read(directory, &names[i], &head, NULL) && head.ended < before && may_go(owner, &head))
+        if (head.ended >= before)
+            young = names[i].writer;
+        else if (may_go(owner, &head))
             gone += unlinkat(fd, name, 0) == 0;
     }
     free(names);

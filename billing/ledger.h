@@ -37,7 +37,7 @@ bool ledger_read(const char *directory, const struct ledger_name *name, struct l
                  struct cells **ret_cells);
 
 /* Remove the files whose epoch ended before @before and that @may_go (asked for these only) lets go. Returns how many
- * went. What cannot be read stays. */
+ * went. What cannot be read stays, and what comes behind an epoch of its writer that stays because of its time. */
 typedef bool ledger_may_go(void *owner, const struct ledger_head *head);
 size_t ledger_expire(const char *directory, wall_ms before, ledger_may_go *may_go, void *owner);
 

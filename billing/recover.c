@@ -28,6 +28,7 @@ struct open_request {
 
 struct recovering {
     const char *directory;
+    const atomic_bool *stop; /* NULL: nobody stops it */
     struct open_request *open;
     struct journal_position end;
     bool finished, failed;
@@ -159,6 +160,11 @@ static bool adopt_next(const struct recovering *state, struct journal_position e
            record.sequence == end.sequence + 1 && rename(from, to) == 0;
 }
 
+static bool is_stopped(const struct recovering *state)
+{
+    return state->stop != NULL && atomic_load_explicit(state->stop, memory_order_relaxed);
+}
+
 static bool read_all(struct recovering *state)
 {
     struct journal_reader *reader = journal_reader_create(state->directory, NULL);
@@ -167,7 +173,7 @@ static bool read_all(struct recovering *state)
     if (reader == NULL)
         return false;
     do {
-        while ((result = journal_read_next(reader, &record)) == JOURNAL_RECORD)
+        while ((result = journal_read_next(reader, &record)) == JOURNAL_RECORD && !is_stopped(state))
             note(state, &record);
     } while (result == JOURNAL_NO_MORE_YET && adopt_next(state, journal_reader_position(reader)));
     state->end = journal_reader_position(reader);
@@ -175,6 +181,8 @@ static bool read_all(struct recovering *state)
     /* Its epochs went with segments that are gone. Each SEAL has a sequence number, so this epoch is a new one. */
     if (!state->epoch_known && state->found.records < state->end.sequence)
         state->epoch = state->end.sequence + 1;
+    if (result == JOURNAL_RECORD)
+        errno = ECANCELED;
     if (result == JOURNAL_DAMAGED)
         errno = EBADMSG;
     if (state->failed)
@@ -318,9 +326,11 @@ static void forget_all(struct recovering *state)
         close(state->fd);
 }
 
-bool journal_recover(const char *writer_directory, bool bill_crash, struct recovery *ret)
+bool journal_recover_unless(const atomic_bool *stop, const char *writer_directory, bool bill_crash,
+                            struct recovery *ret)
 {
-    struct recovering state = {.directory = writer_directory, .epoch = 1, .fd = -1, .bill_crash = bill_crash};
+    struct recovering state = {
+        .directory = writer_directory, .stop = stop, .epoch = 1, .fd = -1, .bill_crash = bill_crash};
     bool recovered = read_all(&state);
     if (recovered && !state.finished) {
         recovered = open_last(&state) && clear_tail(&state) && close_all(&state);
@@ -332,6 +342,11 @@ bool journal_recover(const char *writer_directory, bool bill_crash, struct recov
     if (recovered)
         *ret = state.found;
     return recovered;
+}
+
+bool journal_recover(const char *writer_directory, bool bill_crash, struct recovery *ret)
+{
+    return journal_recover_unless(NULL, writer_directory, bill_crash, ret);
 }
 
 bool journal_is_finished(const char *writer_directory)

@@ -2,6 +2,7 @@
 #ifndef BILLING_RECOVER_H
 #define BILLING_RECOVER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,6 +36,9 @@ struct recovery {
     uint64_t torn_bytes; /* from the last whole record to the last byte that was not zero */
 };
 bool journal_recover(const char *writer_directory, bool bill_crash, struct recovery *ret);
+/* The same, until another thread sets @stop: then false with ECANCELED, and nothing was changed. */
+bool journal_recover_unless(const atomic_bool *stop, const char *writer_directory, bool bill_crash,
+                            struct recovery *ret);
 /* The writer's journal ends with a FINISH: nothing can come any more (recovered, or closed in order). */
 bool journal_is_finished(const char *writer_directory);
 

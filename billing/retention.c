@@ -107,34 +107,76 @@ bool retention_of_segments(const struct retention *retention)
 
 /* ---- ledger files ---- */
 
-static bool is_delivered(const struct outbox *outbox, const struct ledger_name *epoch)
+/* Epochs with a row that no provider has, sorted. */
+struct undelivered {
+    const struct retention *retention;
+    struct ledger_name *names;
+    size_t count, capacity;
+};
+
+static int compare_names(const void *left, const void *right)
 {
-    const struct row_states *states = outbox_states(outbox);
-    for (size_t i = 0; i < row_states_count(states); i++) {
+    const struct ledger_name *a = left, *b = right;
+    int order = strcmp(a->writer, b->writer);
+    return order != 0 ? order : (a->epoch > b->epoch) - (a->epoch < b->epoch);
+}
+
+static bool add_name(struct undelivered *undelivered, const struct ledger_name *name)
+{
+    size_t count = undelivered->count;
+    if (count > 0 && compare_names(&undelivered->names[count - 1], name) == 0)
+        return true;
+    if (count == undelivered->capacity) {
+        size_t capacity = count == 0 ? 16 : count * 2;
+        struct ledger_name *names = realloc(undelivered->names, capacity * sizeof *names);
+        if (names == NULL)
+            return false;
+        undelivered->names = names;
+        undelivered->capacity = capacity;
+    }
+    undelivered->names[undelivered->count++] = *name;
+    return true;
+}
+
+static bool note_undelivered(struct undelivered *undelivered, const struct row_states *states)
+{
+    bool good = true;
+    for (size_t i = 0; i < row_states_count(states) && good; i++) {
         const struct row_entry *entry = row_states_at(states, i);
         bool is_taken = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-        if (!is_taken && entry->row.name.epoch.epoch == epoch->epoch &&
-            strcmp(entry->row.name.epoch.writer, epoch->writer) == 0)
-            return false;
+        good = is_taken || add_name(undelivered, &entry->row.name.epoch);
     }
-    uint64_t waiting = outbox_first_waiting(outbox, epoch->writer);
-    return waiting == 0 || epoch->epoch < waiting;
+    return good;
 }
 
 static bool ledger_file_may_go(void *owner, const struct ledger_head *head)
 {
-    const struct retention *retention = owner;
-    bool may = !writers_may_hold(retention->writers, &head->name);
+    const struct undelivered *undelivered = owner;
+    const struct retention *retention = undelivered->retention;
+    bool may = !writers_may_hold(retention->writers, &head->name) &&
+               (undelivered->count == 0 || bsearch(&head->name, undelivered->names, undelivered->count,
+                                                   sizeof *undelivered->names, compare_names) == NULL);
     for (size_t i = 0; i < retention->outbox_count && may; i++) {
         const struct outbox *outbox = retention->outboxes[i];
-        if (outbox != NULL && outbox_is_active(outbox))
-            may = is_delivered(outbox, &head->name);
+        bool is_active = outbox != NULL && outbox_is_active(outbox);
+        uint64_t waiting = is_active ? outbox_first_waiting(outbox, head->name.writer) : 0;
+        may = waiting == 0 || head->name.epoch < waiting;
     }
     return may;
 }
 
 void retention_of_ledger(const struct retention *retention, int64_t retention_ms)
 {
-    struct retention owner = *retention;
-    (void) ledger_expire(retention->ledger_directory, retention->now - retention_ms, ledger_file_may_go, &owner);
+    struct undelivered undelivered = {.retention = retention};
+    bool good = true;
+    for (size_t i = 0; i < retention->outbox_count && good; i++) {
+        if (retention->outboxes[i] != NULL)
+            good = note_undelivered(&undelivered, outbox_states(retention->outboxes[i]));
+    }
+    if (undelivered.count > 0)
+        qsort(undelivered.names, undelivered.count, sizeof *undelivered.names, compare_names);
+    if (good)
+        (void) ledger_expire(retention->ledger_directory, retention->now - retention_ms, ledger_file_may_go,
+                             &undelivered);
+    free(undelivered.names);
 }

@@ -28,6 +28,7 @@ struct writers {
     struct store *store;
     harvest_sealed *sealed;
     void *owner;
+    const atomic_bool *stop;
     struct writer *entries; /* STORE_WRITERS_MAX, sorted by id */
     size_t count;
     size_t turn; /* whose turn is first next time */
@@ -134,6 +135,7 @@ struct writers *writers_create(const struct writers_options *options)
     writers->store = options->store;
     writers->sealed = options->sealed;
     writers->owner = options->owner;
+    writers->stop = options->stop;
     writers->entries = calloc(STORE_WRITERS_MAX, sizeof *writers->entries);
     if (writers->entries == NULL || !look(writers, true)) {
         int error = errno;
@@ -192,7 +194,9 @@ static void recover(struct writers *writers, struct writer *writer, bool bill_cr
 {
     struct recovery found = {0};
     char trouble[TROUBLE_BYTES];
-    if (!journal_recover(harvest_directory(writer->harvest), bill_crash, &found)) {
+    if (!journal_recover_unless(writers->stop, harvest_directory(writer->harvest), bill_crash, &found)) {
+        if (errno == ECANCELED)
+            return;
         const char *why = errno == EBADMSG ? "it is damaged" : strerror(errno);
         snprintf(trouble, sizeof trouble, "the journal of writer %s cannot be recovered: %s",
                  harvest_writer_id(writer->harvest), why);
@@ -222,6 +226,8 @@ static bool serve(struct writers *writers, struct writer *writer, bool bill_cras
         is_well(writer);
         return result == HARVEST_MORE;
     }
+    if (atomic_load(writers->stop))
+        return false;
     recover(writers, writer, bill_crash);
     return writer->trouble[0] == '\0';
 }

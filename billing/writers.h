@@ -2,6 +2,7 @@
 #ifndef BILLING_WRITERS_H
 #define BILLING_WRITERS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,7 @@ struct writers_options {
     struct store *store;                              /* outlives it */
     harvest_sealed *sealed;                           /* each epoch that is in the ledger */
     void *owner;
+    const atomic_bool *stop; /* a long recovery ends when it is set */
 };
 
 /* What is in the journal directory now are dead writers' journals. NULL with errno. */

@@ -16,7 +16,7 @@
 
 enum { BILLER_WAIT_MS = 60000, BILLER_TENANTS = 3, BILLER_MODELS = 2, BILLER_ROWS_MAX = 20000, BILLER_JOURNALS = 2 };
 
-static const char *const BILLER_TENANT_NAMES[BILLER_TENANTS] = {"acme", "beta", "tenant of many words"};
+static const char *const BILLER_TENANT_NAMES[BILLER_TENANTS] = {"acme", "beta", "tenant-of-many-words"};
 static const char *const BILLER_MODEL_NAMES[BILLER_MODELS] = {"gemma", "qwen"};
 
 struct biller_sums {
