@@ -26,6 +26,8 @@ struct gateway {
     struct limiter *limiter;
     struct estimator *estimator;
     struct loop_timer save; /* of what the estimator learned */
+    mono_ms save_due;
+    uint64_t saved_contents; /* estimator_first_contents at the last save */
     struct worker *workers[GATEWAY_WORKERS_MAX];
     int worker_count;
     struct money money;

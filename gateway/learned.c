@@ -16,7 +16,7 @@
 #include "gateway/gateway.h"
 #include "ratelimit/estimate.h"
 
-enum { SAVE_EVERY_MS = 60000 };
+enum { LOOK_EVERY_MS = 500, SAVE_EVERY_MS = 60000 };
 
 static void write_path(const struct policy *policy, const char *suffix, char to[PATH_MAX])
 {
@@ -43,11 +43,19 @@ static void save(struct gateway *gateway)
     buffer_finish(&learned);
 }
 
-static void on_save(struct loop_timer *timer)
+/* What a model's chunks hold is saved soon after it was first learned: usage that no engine counts is counted by it,
+ * also by a successor of a killed gateway. */
+static void on_look(struct loop_timer *timer)
 {
     struct gateway *gateway = timer->owner;
-    save(gateway);
-    loop_timer_set(gateway->loop, timer, loop_now(gateway->loop) + SAVE_EVERY_MS);
+    mono_ms now = loop_now(gateway->loop);
+    uint64_t first_contents = estimator_first_contents(gateway->estimator);
+    if (first_contents != gateway->saved_contents || now >= gateway->save_due) {
+        gateway->saved_contents = first_contents;
+        gateway->save_due = now + SAVE_EVERY_MS;
+        save(gateway);
+    }
+    loop_timer_set(gateway->loop, timer, now + LOOK_EVERY_MS);
 }
 
 static void read_back(struct gateway *gateway, const char *path)
@@ -71,8 +79,10 @@ void learned_begin(struct gateway *gateway, const struct policy *policy)
     char path[PATH_MAX];
     write_path(policy, "", path);
     read_back(gateway, path);
-    gateway->save = (struct loop_timer){.fire = on_save, .owner = gateway};
-    loop_timer_set(gateway->loop, &gateway->save, loop_now(gateway->loop) + SAVE_EVERY_MS);
+    gateway->save = (struct loop_timer){.fire = on_look, .owner = gateway};
+    gateway->saved_contents = 0;
+    gateway->save_due = loop_now(gateway->loop) + SAVE_EVERY_MS;
+    loop_timer_set(gateway->loop, &gateway->save, loop_now(gateway->loop) + LOOK_EVERY_MS);
 }
 
 void learned_end(struct gateway *gateway)

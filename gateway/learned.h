@@ -6,8 +6,8 @@
 
 struct gateway;
 
-/* Read the file, if there is one, and save every minute from now on. A file that cannot be read is said and left
- * behind. */
+/* Read the file, if there is one, and save from now on: every minute, and soon after a model's content was first
+ * learned of. A file that cannot be read is said and left behind. */
 void learned_begin(struct gateway *gateway, const struct policy *policy);
 /* Save a last time. */
 void learned_end(struct gateway *gateway);

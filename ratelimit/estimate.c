@@ -167,7 +167,19 @@ void estimator_learn_content(struct estimator *estimator, const char *model, con
     pthread_mutex_lock(&estimator->lock);
     struct estimate_entry *entry = estimate_table_find_or_add(estimator->table, TEXT(""), text_of(model));
     if (entry != NULL) {
+        struct content_rates before = content_costs_rates(&entry->content);
         content_costs_learn(&entry->content, sample);
+        struct content_rates after = content_costs_rates(&entry->content);
+        estimator->first_contents +=
+            (before.chunk_micro == 0 && after.chunk_micro > 0) || (before.byte_micro == 0 && after.byte_micro > 0);
     }
     pthread_mutex_unlock(&estimator->lock);
+}
+
+uint64_t estimator_first_contents(struct estimator *estimator)
+{
+    pthread_mutex_lock(&estimator->lock);
+    uint64_t count = estimator->first_contents;
+    pthread_mutex_unlock(&estimator->lock);
+    return count;
 }

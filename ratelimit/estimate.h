@@ -59,6 +59,9 @@ void estimator_learn(struct estimator *estimator, const struct estimate_question
 
 /* What content that no engine counts holds in tokens; zeroed while nothing is known of @model. Any thread. */
 void estimator_content_rates(struct estimator *estimator, const char *model, struct content_rates *ret);
+/* How often something was learned of a model's content of which nothing was known: worth saving soon, because usage is
+ * counted by it. Any thread. */
+uint64_t estimator_first_contents(struct estimator *estimator);
 /* A finished answer of @model whose tokens an engine counted. Any thread. */
 void estimator_learn_content(struct estimator *estimator, const char *model, const struct content_sample *sample);
 

@@ -9,6 +9,7 @@
 struct estimator {
     pthread_mutex_t lock;
     struct estimate_table *table; /* under the lock, also the pointer: reading a file replaces it */
+    uint64_t first_contents;      /* under the lock */
 };
 
 #endif

@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+import sys
 import time
 import zlib
 
@@ -14,6 +15,7 @@ import world
 
 GIVE_UP_SECONDS = 40  # longer than any request may take
 CLIENTS = 48
+FIRST_LESSONS = 6
 
 # How a client leaves, by name; the number is what stands behind "=".
 #   after_ms   so long after sending      tokens   when it has seen so many      finish   at the finish reason
@@ -301,7 +303,7 @@ def make_plans(seed, count):
     names += chance.choices(list(KINDS), weights, k=max(0, count - len(names)))
     chance.shuffle(names)
     # Tokens per chunk are learned from finished streams: of a new model nobody knows anything.
-    names = ["chunks_with_usage"] * 12 + names[: count - 12]
+    names = ["chunks_with_usage"] * FIRST_LESSONS + names[: count - FIRST_LESSONS]
     plans = []
     for number, name in enumerate(names):
         plan = KINDS[name][2](chance)
@@ -450,10 +452,14 @@ class Traffic:
         self.late = []  # (when, seconds) in which this program itself came too late
 
     async def run(self):
-        await asyncio.gather(*(self.one_client() for _ in range(CLIENTS)))
+        """First what a new model's chunks hold is learned, which no crash may take back."""
+        await asyncio.gather(*(self.one_client(FIRST_LESSONS) for _ in range(FIRST_LESSONS)))
+        learned = self.around.state / "estimates"
+        await self.around.until(learned.exists, "what was learned to be saved", 5)
+        await asyncio.gather(*(self.one_client(sys.maxsize) for _ in range(CLIENTS)))
 
-    async def one_client(self):
-        while self.begun < len(self.plans):
+    async def one_client(self, until):
+        while self.begun < min(until, len(self.plans)):
             if self.begun >= self.allowed:
                 await asyncio.sleep(0.005)
                 continue

@@ -31,6 +31,22 @@ static void teach_at_random(struct estimator *estimator, int count)
     }
 }
 
+static void what_is_first_learned_of_content_is_news_once(void **state)
+{
+    (void) state;
+    struct estimator *estimator = estimator_create();
+    struct content_sample sample = {.tokens = 90, .chunks = 30, .bytes = 400, .last_chunk_bytes = 12, .choices = 1};
+    assert_int_equal(estimator_first_contents(estimator), 0);
+    estimator_learn_content(estimator, "a", &sample);
+    uint64_t first = estimator_first_contents(estimator);
+    assert_true(first > 0);
+    estimator_learn_content(estimator, "a", &sample);
+    assert_int_equal(estimator_first_contents(estimator), first);
+    estimator_learn_content(estimator, "b", &sample);
+    assert_true(estimator_first_contents(estimator) > first);
+    estimator_destroy(&estimator);
+}
+
 static void assert_same_rates(struct estimator *one, struct estimator *other, const char *model)
 {
     struct content_rates rates[2];
@@ -307,6 +323,7 @@ int main(void)
 {
     unit_random_seed();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_first_learned_of_content_is_news_once),
         cmocka_unit_test(a_restart_changes_no_estimate),
         cmocka_unit_test(nothing_learned_is_a_file_too),
         cmocka_unit_test(a_file_that_was_cut_or_changed_changes_nothing),
