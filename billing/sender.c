@@ -556,13 +556,18 @@ static int64_t reconcile(struct sender *sender)
 
 /* ---- the pump ---- */
 
+/* A person changed some row since the last pump: any may be open again. */
+static void look_for_changes(struct sender *sender)
+{
+    if (row_states_moves(sender->states) == sender->moves_known)
+        return;
+    sender->next_place = 0;
+    delivery_hurry(sender->delivery);
+}
+
 /* Rows that the delivery does not know, as long as it has room. */
 static void feed(struct sender *sender)
 {
-    if (row_states_moves(sender->states) != sender->moves_known) { /* a person's: any row may be open again */
-        sender->next_place = 0;
-        delivery_hurry(sender->delivery);
-    }
     for (; sender->next_place < row_states_count(sender->states); sender->next_place++) {
         const struct row_entry *entry = row_states_at(sender->states, sender->next_place);
         char memory[ROW_CUSTOMER_BYTES_MAX + ROW_METER_BYTES_MAX + 2];
@@ -619,7 +624,7 @@ static int64_t take_turns(struct sender *sender)
 
 static void pump(struct sender *sender)
 {
-    feed(sender);
+    look_for_changes(sender);
     land_calls(sender);
     int64_t asks_ms = reconcile(sender), goes_ms = -1;
     if (sender->provider != NULL) {

@@ -66,6 +66,7 @@ static bool read_request(int fd, struct http_stub_request *request)
     if (!read_head(fd, head, &length, &body))
         return false;
     size_t have = length - (size_t) (body - head);
+    snprintf(request->head, sizeof(request->head), "%.*s", (int) (body - head), head);
     sscanf(head, "%15s %255s", request->method, request->path);
     copy_header(length_text, sizeof(length_text), head, "\r\ncontent-length: ");
     copy_header(request->authorization, sizeof(request->authorization), head, "\r\nauthorization: ");
