@@ -70,6 +70,7 @@ class Call:
         self.idempotency_key = headers.get("Idempotency-Key") if method == "POST" else None
         self.account, self.fault, self.event, self.lane = None, None, None, None
         self.cut = False  # only half of the answer goes out
+        self.cut_off = books.cut_off
         self.note = {"at_ms": books.clock.now_ms(), "method": method, "path": self.path, "outcome": "?"}
         self.note["mono_ms"] = int(time.monotonic() * 1000)
         self.note["idempotency_key"] = self.idempotency_key
@@ -241,9 +242,9 @@ class Call:
                 raise Dropped
             late, never = self.hit("delay_before"), self.hit("hang_before")
         if late:
-            time.sleep(late.seconds)
+            self.cut_off.wait(late.seconds)
         if never:
-            time.sleep(never.seconds)
+            self.cut_off.wait(never.seconds)
             raise Dropped
 
     def commit(self, what, groups, parameters):
@@ -264,7 +265,7 @@ class Call:
             self.cut = self.hit("cut_after") is not None
             late = self.hit("delay")
         if late:
-            time.sleep(late.seconds)
+            self.cut_off.wait(late.seconds)
 
 
 ROUTES = [
@@ -474,6 +475,8 @@ class FakeStripe:
             self.books.counters["outages"] += 1
             if mode == "refuse":
                 self.api.close()
+                self.books.cut_off.set()  # whoever waits for a late answer is gone
+                self.books.cut_off = threading.Event()
             if seconds is not None:
                 timer = threading.Timer(seconds, self.set_up, (self.generation,))
                 timer.daemon = True

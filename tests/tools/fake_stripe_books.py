@@ -234,6 +234,7 @@ class Books:
         self.serial = 0
         self.second, self.calls_of_second = 0, 0
         self.begin_outage = lambda: None  # FakeStripe's
+        self.cut_off = threading.Event()  # set when those who are connected are not any more
 
     # ---- small things ----
 
