@@ -39,7 +39,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock $(OUT)/tools/slow_disk.so
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e ledger asan tsan fuzz fuzz-replay estimate-report journal-bench format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e ledger asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -54,6 +54,7 @@ help:
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
 	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
 	@echo 'make journal-bench  what a request costs in the usage journal; JOURNAL_MEGABYTES=1024: and recovering so much'
+	@echo 'make ship-bench     how fast usage gets into Redis, and what recovering 64 MB of journal takes; or JOURNAL_MEGABYTES'
 	@echo 'make format     let clang-format write; make format-check: only look'
 	@echo 'make docs       docs/configuration.md from the schema table'
 	@echo 'make clean      remove build/ (what was downloaded for the demo and the tests is in it)'
@@ -133,6 +134,8 @@ estimate-report: $(OUT)/bench/estimate_report
 	@$< tests/vectors/traces/conv.csv tests/vectors/traces/code.csv
 journal-bench: $(OUT)/bench/journal_bench
 	@$< $(BUILD) $(JOURNAL_MEGABYTES)
+ship-bench: $(OUT)/bench/ship_bench
+	@$< $(BUILD) $${REDIS_SERVER:-build/tools/redis-server} $(JOURNAL_MEGABYTES)
 format:
 	@tests/check/format.sh --write
 format-check:
