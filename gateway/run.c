@@ -41,7 +41,8 @@ int command_run(int argc, char **argv)
     const struct master_options master = {
         .executable = executable, .arguments = arguments, .drain_ms = DRAIN_MS_UNTIL_TOLD};
     log_configure(LOG_FORMAT_AUTO, LOG_INFO);
-    (void) signal(SIGPIPE, SIG_IGN); /* a log that nobody reads ends nothing */
+    (void) signal(SIGPIPE, SIG_IGN); /* a log that nobody reads ends nothing, */
+    (void) signal(SIGXFSZ, SIG_IGN); /* nor does one that may not grow */
     return master_run(&master);
 }
 

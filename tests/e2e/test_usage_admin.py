@@ -213,12 +213,13 @@ def test_a_second_gateway_on_the_same_state_directory_is_refused(make_gateway, e
     ask(own, 1)
 
 
-def test_a_gateway_that_starts_on_a_full_disk_refuses_and_says_so(make_gateway, engine):
+@pytest.mark.parametrize("bytes_max", [4096, 256 * 1024], ids=["hardly a log line", "no segment"])
+def test_a_gateway_that_starts_on_a_full_disk_refuses_and_says_so(make_gateway, engine, bytes_max):
     own = make_gateway(config(engine, billing=to_files()))
     count = ask(own)
     old = own.gateway_pid()
     # What the next one inherits: no file grows beyond this, as on a disk that is full.
-    resource.prlimit(own.master_pid, resource.RLIMIT_FSIZE, (256 * 1024, resource.RLIM_INFINITY))
+    resource.prlimit(own.master_pid, resource.RLIMIT_FSIZE, (bytes_max, resource.RLIM_INFINITY))
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: own.gateway_pid() not in (None, old), "a new gateway process")
     wait_until(own.answers_admin, "the gateway to start")
