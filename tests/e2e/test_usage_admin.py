@@ -213,7 +213,7 @@ def test_a_second_gateway_on_the_same_state_directory_is_refused(make_gateway, e
     ask(own, 1)
 
 
-@pytest.mark.parametrize("bytes_max", [4096, 256 * 1024], ids=["hardly a log line", "no segment"])
+@pytest.mark.parametrize("bytes_max", [2048, 256 * 1024], ids=["hardly a log line", "no segment"])
 def test_a_gateway_that_starts_on_a_full_disk_refuses_and_says_so(make_gateway, engine, bytes_max):
     own = make_gateway(config(engine, billing=to_files()))
     count = ask(own)
