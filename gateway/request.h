@@ -168,6 +168,7 @@ struct request {
     int64_t progress_tokens; /* output of the last PROGRESS, and when it was */
     mono_ms progress_at;
     bool reached_engine;  /* some engine may have read it: from here on it counts */
+    bool sent_whole;      /* in the present attempt; before that no engine can have begun with it */
     bool reached_earlier; /* an attempt before the present one did, or this one has an answer */
     int64_t spent_chunks; /* content chunks of the stream when the limits were last told */
     struct loop_timer ping;

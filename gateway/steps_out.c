@@ -113,8 +113,11 @@ enum step_result step_route(struct request *request)
 
 static size_t read_spliced_body(void *owner, size_t offset, char *to, size_t capacity)
 {
-    const struct request *request = owner;
-    return splices_read(body_text(&request->body), &request->splices, offset, to, capacity);
+    struct request *request = owner;
+    struct text body = body_text(&request->body);
+    size_t count = splices_read(body, &request->splices, offset, to, capacity);
+    request->sent_whole = offset + count == splices_length(body, &request->splices);
+    return count;
 }
 
 static bool start_attempt(struct request *request, bool fresh_connection)
@@ -142,6 +145,7 @@ static bool start_attempt(struct request *request, bool fresh_connection)
     request->attempts++;
     request->exchange_over = false;
     request->engine_status = 0;
+    request->sent_whole = false;
     request->dialect = dialect;
     if (request->times.dispatched == 0)
         request->times.dispatched = clock_mono_us();

@@ -226,6 +226,7 @@ class World:
         if pid is None:
             return False
         if wipe:
+            os.kill(pid, signal.SIGSTOP)  # or it goes on to write beside
             for entry in (self.state / "redis").iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         kill(pid)
