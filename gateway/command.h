@@ -101,6 +101,7 @@ int command_billing_hold(int argc, char **argv);
 int command_billing_release(int argc, char **argv);
 int command_billing_retry(int argc, char **argv);
 int command_usage_export(int argc, char **argv);
+int command_usage_reconcile(int argc, char **argv);
 int command_usage_status(int argc, char **argv);
 int command_version(int argc, char **argv);
 

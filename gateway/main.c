@@ -25,6 +25,7 @@ static const struct command COMMANDS[] = {
     {"billing hold", "hold back a row of usage", command_billing_hold},
     {"usage status", "say where usage stands at each provider, and what waits for you", command_usage_status},
     {"usage export", "write usage and what it costs into a file", command_usage_export},
+    {"usage reconcile", "compare journals, ledger, Redis, rows and providers", command_usage_reconcile},
     {"version", "print the version", command_version},
 };
 enum { COMMAND_COUNT = sizeof(COMMANDS) / sizeof(COMMANDS[0]) };

@@ -128,11 +128,14 @@ static size_t width_of(const struct usage_table *table, size_t column)
     return width;
 }
 
-/* The last column needs no blanks behind it. */
+/* Nothing stands behind the last cell that says something. */
 static void print_line(const struct usage_table *table, const char *const *cells, const int *widths)
 {
-    for (size_t i = 0; i < table->columns; i++) {
-        bool is_last = i + 1 == table->columns, is_right = (table->right >> i & 1) != 0;
+    size_t count = table->columns;
+    while (count > 1 && cells[count - 1][0] == '\0')
+        count--;
+    for (size_t i = 0; i < count; i++) {
+        bool is_right = (table->right >> i & 1) != 0, is_last = i + 1 == count;
         printf(is_right ? "%*s" : "%-*s", is_last && !is_right ? 0 : widths[i], cells[i]);
         fputs(is_last ? "\n" : "  ", stdout);
     }

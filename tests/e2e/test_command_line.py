@@ -23,7 +23,7 @@ TIMEOUT = 60 * paths.SLOWNESS
 COMMANDS = [
     "run", "check", "schema", "keys new", "keys list", "limits explain", "journal dump", "journal verify", "price",
     "reload", "simulate", "billing retry", "billing release", "billing hold", "usage status", "usage export",
-    "version",
+    "usage reconcile", "version",
 ]
 KEY = re.compile(r"tg_[a-z0-9]{1,8}_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 EXPLAIN = ["limits", "explain", "--model", "gemma", "--key"]
@@ -153,7 +153,7 @@ def test_a_wrong_command_line_is_exit_code_2(words, message, house):
         (["limits", ""], {"explain", "--help"}),
         (["journal", ""], {"dump", "verify", "--help"}),
         (["billing", ""], {"retry", "release", "hold", "--help"}),
-        (["usage", ""], {"status", "export", "--help"}),
+        (["usage", ""], {"status", "export", "reconcile", "--help"}),
         (["keys", "new", "--te"], {"--tenant"}),
         (["check", ""], {"--config", "--json", "--help"}),
         (["check", "--json", "--c"], {"--config"}),

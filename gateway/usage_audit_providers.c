@@ -1,0 +1,186 @@
+/* What the providers have: Stripe's totals over HTTP, the lines of the files. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "base/fetch.h"
+#include "billing/provider.h"
+#include "billing/totals.h"
+#include "gateway/command.h"
+#include "gateway/usage_audit.h"
+
+enum { HOUR_MS = 3600 * 1000, TOTALS_MAX = 20000 };
+
+/* ---- one that is asked ---- */
+
+struct asking {
+    struct usage_audit *audit;
+    struct usage_audit_provider *provider;
+    struct loop *loop;
+    struct totals *totals;
+    const struct audit_total *list;
+    size_t count, next;
+    bool failed; /* memory, or a sum */
+};
+
+static void ask_next(struct asking *asking);
+
+static void told(void *owner, int64_t total, const char *error)
+{
+    struct asking *asking = owner;
+    if (error[0] != '\0') {
+        usage_audit_reason(asking->audit, "%s cannot be asked: %s", PROVIDER_KIND_NAMES[asking->provider->policy->kind],
+                           error);
+        asking->provider->known.provider = false;
+        loop_stop(asking->loop);
+        return;
+    }
+    if (!audit_rows_answer(asking->provider->rows, &asking->list[asking->next], total)) {
+        asking->failed = true;
+        loop_stop(asking->loop);
+        return;
+    }
+    asking->next++;
+    ask_next(asking);
+}
+
+static void ask_next(struct asking *asking)
+{
+    if (asking->next == asking->count) {
+        loop_stop(asking->loop);
+        return;
+    }
+    const struct audit_total *total = &asking->list[asking->next];
+    const struct totals_question question = {.provider = asking->provider->policy,
+                                             .event_name = total->event_name,
+                                             .customer = total->customer,
+                                             .from = total->hour,
+                                             .to = total->hour + HOUR_MS};
+    if (totals_ask(asking->totals, &question, told, asking))
+        return;
+    asking->failed = true;
+    loop_stop(asking->loop);
+}
+
+static void first_turn(struct loop_task *task)
+{
+    ask_next(task->owner);
+}
+
+static bool ask_totals(struct usage_audit *audit, struct usage_audit_provider *provider)
+{
+    struct asking asking = {.audit = audit, .provider = provider};
+    asking.count = audit_rows_totals(provider->rows, &asking.list);
+    provider->known.provider = true;
+    if (asking.count > TOTALS_MAX) {
+        provider->known.provider = false;
+        usage_audit_reason(audit, "%s is not asked for %zu totals: give a shorter window, --from and --to",
+                           PROVIDER_KIND_NAMES[provider->policy->kind], asking.count);
+        return true;
+    }
+    asking.loop = asking.count > 0 ? loop_create() : NULL;
+    struct fetcher *fetcher = asking.loop == NULL ? NULL : fetcher_create(asking.loop);
+    asking.totals = fetcher == NULL ? NULL : totals_create(fetcher);
+    struct loop_task first = {.run = first_turn, .owner = &asking};
+    if (asking.totals != NULL) {
+        loop_post(asking.loop, &first);
+        loop_run(asking.loop);
+    }
+    bool good = asking.count == 0 || (asking.totals != NULL && !asking.failed);
+    totals_destroy(&asking.totals);
+    if (fetcher != NULL)
+        fetcher_destroy(&fetcher);
+    loop_destroy(asking.loop);
+    return good;
+}
+
+/* ---- files ---- */
+
+/* One epoch's file: its lines by the row's id. */
+struct delivered_file {
+    struct ledger_name epoch;
+    json_t *quantities; /* NULL: it is not there, somebody took it */
+};
+
+/* False: it is no file of ours. */
+static bool read_lines(FILE *file, json_t *to)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    bool good = true;
+    while (good && getline(&line, &capacity, file) > 0) {
+        json_t *object = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+        const char *id = json_string_value(json_object_get(object, "id"));
+        json_t *quantity = json_object_get(object, "quantity");
+        good = id != NULL && json_is_integer(quantity) && json_object_get(to, id) == NULL &&
+               json_object_set(to, id, quantity) == 0;
+        json_decref(object);
+    }
+    free(line);
+    return good && !ferror(file);
+}
+
+static void open_file(struct usage_audit *audit, const struct usage_audit_provider *provider,
+                      struct delivered_file *current, const struct ledger_name *epoch)
+{
+    char name[PROVIDER_FILE_NAME_BYTES], path[PATH_MAX];
+    struct builder whole;
+    json_decref(current->quantities);
+    *current = (struct delivered_file){.epoch = *epoch};
+    provider_file_name(epoch, name);
+    builder_init(&whole, path, sizeof path);
+    builder_format(&whole, "%s/%s", provider->policy->directory, name);
+    FILE *file = fopen(builder_string(&whole), "re");
+    if (file == NULL && errno != ENOENT)
+        usage_audit_reason(audit, "%s: %s", path, strerror(errno));
+    if (file == NULL)
+        return;
+    current->quantities = json_object();
+    if (!read_lines(file, current->quantities)) /* what is in it is not what was written */
+        json_object_clear(current->quantities);
+    fclose(file);
+}
+
+static bool is_taken(const struct row_entry *entry)
+{
+    return entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
+}
+
+/* A file that was taken away is taken to have been right. */
+static bool read_files(struct usage_audit *audit, struct usage_audit_provider *provider)
+{
+    struct delivered_file current = {0};
+    bool good = true;
+    for (size_t i = 0; good && i < row_states_count(provider->states); i++) {
+        const struct row_entry *entry = row_states_at(provider->states, i);
+        const struct row *row = &entry->row;
+        bool is_wanted = is_taken(entry) && row->ended >= audit->window.from && row->ended < audit->window.to;
+        if (!is_wanted)
+            continue;
+        if (strcmp(current.epoch.writer, row->name.epoch.writer) != 0 || current.epoch.epoch != row->name.epoch.epoch)
+            open_file(audit, provider, &current, &row->name.epoch);
+        json_t *quantity = json_object_get(current.quantities, row->id);
+        good = audit_rows_has(provider->rows, row,
+                              current.quantities == NULL ? row->quantity : json_integer_value(quantity));
+    }
+    json_decref(current.quantities);
+    provider->known.provider = true;
+    return good;
+}
+
+bool usage_audit_ask_providers(struct usage_audit *audit)
+{
+    bool good = true;
+    for (size_t i = 0; good && i < audit->provider_count; i++) {
+        struct usage_audit_provider *provider = &audit->providers[i];
+        bool is_file = provider->policy->kind == PROVIDER_FILE;
+        good = is_file ? read_files(audit, provider) : ask_totals(audit, provider);
+    }
+    if (!good)
+        command_fail(audit->command, "memory is exhausted, or a sum is too big");
+    return good;
+}
