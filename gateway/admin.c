@@ -266,6 +266,10 @@ static bool may_ask(struct admin_request *request)
 static void run_route(struct admin_request *request)
 {
     const struct http_head *head = request->head;
+    if (request->admin->gateway->money.biller == NULL) { /* it has ended: what is asked about is gone */
+        reply_error(request, 503, "The gateway ends.");
+        return;
+    }
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         if (!text_equal(head->path, routes[i].path))
             continue;

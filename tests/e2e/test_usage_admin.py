@@ -1,12 +1,16 @@
 """GET /admin/v1/usage and POST /admin/v1/billing of a real gateway; usage that reaches a provider; a disk that is full."""
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
 import subprocess
+import threading
+import time
 
+import httpx
 import pytest
 import yaml
 from support import paths, processes
@@ -248,6 +252,30 @@ def records(own):
         ran = subprocess.run([paths.TOLLGATE, "journal", "dump", segment, "--json"], capture_output=True, text=True, timeout=20)
         lines += [json.loads(line) for line in ran.stdout.splitlines()]
     return lines
+
+
+@pytest.mark.parametrize("round", range(4))
+def test_who_asks_while_it_ends_breaks_nothing(make_gateway, engine, round):
+    own = make_gateway(config(engine, billing=to_files()))
+    stopping = threading.Event()
+
+    def keep_asking(question):
+        while not stopping.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                question()
+
+    questions = [lambda: change(own, "hold", STRANGER)] * 3 + [lambda: own.admin("/admin/v1/usage")]
+    questions += [lambda: own.readyz(verbose=True), lambda: httpx.get(f"{own.admin_url}/metrics")]
+    threads = [threading.Thread(target=keep_asking, args=[question]) for question in questions]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    own.terminate()
+    status = own.wait_end()
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    assert status == 0
 
 
 def test_the_masters_death_closes_what_was_open(make_gateway, engine):
