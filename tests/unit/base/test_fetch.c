@@ -18,6 +18,7 @@ struct room {
     char authorization[256];
     char body[256];
     char method[16];
+    char head[HTTP_STUB_TEXT_BYTES];
 };
 
 struct answer {
@@ -27,6 +28,7 @@ struct answer {
     char error[256];
     size_t body_length;
     char body[64];
+    char retry_after[64];
 };
 
 static void answer_as_the_path_says(void *owner, const struct http_stub_request *request,
@@ -36,8 +38,13 @@ static void answer_as_the_path_says(void *owner, const struct http_stub_request 
     snprintf(room->authorization, sizeof(room->authorization), "%s", request->authorization);
     snprintf(room->body, sizeof(room->body), "%.200s", request->body);
     snprintf(room->method, sizeof(room->method), "%s", request->method);
+    snprintf(room->head, sizeof(room->head), "%s", request->head);
     if (strcmp(request->path, "/503") == 0)
         answer->status = 503;
+    if (strcmp(request->path, "/later") == 0) {
+        answer->status = 429;
+        answer->header = "retry-after:  17 ";
+    }
     if (strcmp(request->path, "/hang") == 0)
         answer->hang = true;
     if (strcmp(request->path, "/close") == 0)
@@ -81,6 +88,7 @@ static void receive(void *owner, const struct fetch_result *result)
     answer->connect_failed = result->connect_failed;
     answer->body_length = result->body.length;
     snprintf(answer->error, sizeof(answer->error), "%s", result->error);
+    snprintf(answer->retry_after, sizeof(answer->retry_after), "%.*s", TEXT_ARGUMENTS(result->retry_after));
     snprintf(answer->body, sizeof(answer->body), "%.*s", TEXT_ARGUMENTS(result->body));
 }
 
@@ -140,6 +148,31 @@ static void test_post_sends_body_and_bearer(void **state)
     assert_string_equal(room->authorization, "Bearer sesame");
 }
 
+static void test_post_of_a_form_with_headers(void **state)
+{
+    struct room *room = *state;
+    static const char *const HEADERS[] = {"Idempotency-Key: once", "Stripe-Version: some", NULL};
+    struct answer answer =
+        fetch_it(room, (struct fetch_request){
+                           .url = url_of(room, "/"), .bearer = "sesame", .form_body = "a=1&b=%20", .headers = HEADERS});
+    assert_int_equal(answer.status, 200);
+    assert_string_equal(room->method, "POST");
+    assert_string_equal(room->body, "a=1&b=%20");
+    assert_string_equal(room->authorization, "Bearer sesame");
+    assert_non_null(strstr(room->head, "\r\nContent-Type: application/x-www-form-urlencoded\r\n"));
+    assert_non_null(strstr(room->head, "\r\nIdempotency-Key: once\r\n"));
+    assert_non_null(strstr(room->head, "\r\nStripe-Version: some\r\n"));
+    assert_null(strstr(room->head, "application/json"));
+    assert_string_equal(answer.retry_after, "");
+}
+
+static void test_retry_after_is_told(void **state)
+{
+    struct answer answer = get(*state, "/later");
+    assert_int_equal(answer.status, 429);
+    assert_string_equal(answer.retry_after, "17");
+}
+
 static void test_deadline_ends_a_silent_server(void **state)
 {
     struct room *room = *state;
@@ -186,7 +219,10 @@ static void test_redirect_is_not_followed(void **state)
 {
     struct room *room = *state;
     assert_int_equal(get(room, "/elsewhere").status, 302);
-    assert_int_equal(http_stub_requests(room->stub), 1);
+    struct answer answer = fetch_it(
+        room, (struct fetch_request){.url = url_of(room, "/elsewhere"), .bearer = "sesame", .form_body = "a=1"});
+    assert_int_equal(answer.status, 302);
+    assert_int_equal(http_stub_requests(room->stub), 2);
 }
 
 static void test_proxy_of_the_environment_is_not_used(void **state)
@@ -306,6 +342,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_get_brings_status_and_body),
         TEST(test_post_sends_body_and_bearer),
+        TEST(test_post_of_a_form_with_headers),
+        TEST(test_retry_after_is_told),
         TEST(test_deadline_ends_a_silent_server),
         TEST(test_closed_without_an_answer_is_no_connect_failure),
         TEST(test_refused_connection_is_told),

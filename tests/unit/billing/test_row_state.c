@@ -101,6 +101,61 @@ static void test_a_rejected_row_goes_again_as_its_next_revision(void **state)
     row_states_close(&states);
 }
 
+/* While it may have arrived, a row keeps for whom it went; a person decides what the provider cannot tell. */
+static void test_what_may_have_arrived_is_kept(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    const struct row_entry *entry;
+    assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    assert_true(row_states_moves(states) == 0);
+    assert_true(row_states_mark_sent(states, row.id, 2, "cus_\"a\""));
+    assert_true(row_states_mark_sent(states, row.id, 3, "cus_b"));
+    row_states_close(&states);
+    states = open_states();
+    entry = row_states_find(states, row.id);
+    assert_true(entry->state == ROW_SENT && entry->first_sent == 2 && entry->when == 3);
+    assert_string_equal(entry->customer, "cus_\"a\"");
+    assert_true(row_states_move(states, row.id, ROW_HELD, 4, "by a person"));
+    assert_true(row_states_move(states, row.id, ROW_PENDING, 5, ""));
+    assert_true(row_states_find(states, row.id)->first_sent == 2);
+    assert_true(row_states_mark_sent(states, row.id, 6, "cus_b"));
+    assert_true(row_states_hold_undecided(states, row.id, 7, "unclear"));
+    assert_true(row_states_moves(states) == 4);
+    row_states_close(&states);
+    states = open_states();
+    entry = row_states_find(states, row.id);
+    assert_true(entry->undecided && entry->state == ROW_HELD && entry->first_sent == 2);
+    assert_true(row_states_move(states, row.id, ROW_PENDING, 8, ""));
+    assert_true(!entry->undecided && entry->first_sent == 0 && entry->customer[0] == '\0');
+    assert_true(row_states_mark_sent(states, row.id, 9, "cus_c"));
+    assert_true(row_states_move(states, row.id, ROW_PENDING, 10, "surely not taken"));
+    assert_true(entry->first_sent == 0 && entry->customer[0] == '\0');
+    row_states_close(&states);
+}
+
+static void test_a_held_row_gets_its_meter_for_ever(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    row.metered = false;
+    assert_true(row_states_add(states, &row, ROW_HELD, 1, "no meter"));
+    assert_string_equal(row_event_name(&row_states_find(states, row.id)->row), "a \"meter\"");
+    assert_true(row_states_give_meter(states, row.id, 2, "tokens \"out\""));
+    for (int round = 0; round < 2; round++) {
+        const struct row_entry *entry = row_states_find(states, row.id);
+        assert_int_equal(entry->state, ROW_HELD);
+        assert_string_equal(entry->row.name.meter, row.name.meter);
+        assert_string_equal(row_event_name(&entry->row), "tokens \"out\"");
+        assert_true(entry->row.metered);
+        row_states_close(&states);
+        states = open_states();
+    }
+    row_states_close(&states);
+}
+
 static size_t read_whole(char *to, size_t capacity)
 {
     FILE *file = fopen(scratch_path("stripe.states"), "r");
@@ -220,6 +275,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_states_survive_opening_again, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_rejected_row_goes_again_as_its_next_revision, scratch_create,
                                         scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_what_may_have_arrived_is_kept, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_held_row_gets_its_meter_for_ever, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_any_reason_can_be_kept, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_torn_tail_is_cut_and_damage_is_told, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_full_disk_changes_nothing, scratch_create, scratch_destroy),

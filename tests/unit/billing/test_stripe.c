@@ -30,6 +30,11 @@ static void test_the_wire_form(void **state)
     event.generation = 2;
     assert_true(stripe_encode(&STRIPE, &event, &call));
     assert_string_equal(call.idempotency_key, "tg1-abcdefghijklmnopqrstuvwxyz234567abcdefgh:g2");
+    struct row released = ROW;
+    text_copy(released.event_name, sizeof released.event_name, TEXT("added later"));
+    event.row = &released;
+    assert_true(stripe_encode(&STRIPE, &event, &call));
+    assert_true(strncmp(call.body, "event_name=added%20later&", 25) == 0);
     char customer[PROVIDER_BODY_BYTES];
     memset(customer, 'x', sizeof customer - 1);
     customer[sizeof customer - 1] = '\0';

@@ -1,0 +1,179 @@
+/* billing/row_change: what each verb does to each state, and what a released row still lacks. */
+#include "billing/row_change.h"
+
+#include <string.h>
+
+#include "tests/unit/conf/scratch.h"
+
+static const wall_ms NOW = 1795363200000;
+static const char *const SMALL_MODELS[] = {"small-*"}, *const ALL_MODELS[] = {"*"};
+static const struct meter_policy METERS[] = {{"small_out", MEASURE_OUTPUT_TOKENS, 1, SMALL_MODELS},
+                                             {"all_in", MEASURE_INPUT_TOKENS, 1, ALL_MODELS},
+                                             {"all_out", MEASURE_OUTPUT_TOKENS, 1, ALL_MODELS}};
+static struct tenant tenants[] = {{.name = "acme", .customer = "cus_a"}, {.name = "none", .customer = ""}};
+static struct provider_policy provider = {.kind = PROVIDER_STRIPE, .meters = METERS, .meter_count = 1};
+static const struct policy POLICY = {
+    .tenants = tenants, .tenant_count = 2, .billing = {.provider_count = 1, .providers = &provider}};
+static const struct policy NO_PROVIDER = {.tenants = tenants, .tenant_count = 2};
+
+static struct row_states *open_states(void)
+{
+    struct row_states *states = row_states_open(scratch_directory, PROVIDER_STRIPE);
+    assert_non_null(states);
+    return states;
+}
+
+static struct row make_row(unsigned number, const char *tenant)
+{
+    struct row row = {
+        .name = {.provider = PROVIDER_STRIPE, .epoch = {"0123456789abcdef0123456789abcdef", number}, .meter = "meter"},
+        .metered = true,
+        .measure = MEASURE_OUTPUT_TOKENS,
+        .quantity = 5,
+        .began = NOW - 2,
+        .ended = NOW - 1,
+    };
+    snprintf(row.name.tenant, sizeof row.name.tenant, "%s", tenant);
+    snprintf(row.id, sizeof row.id, "tg1-%040u", number);
+    return row;
+}
+
+/* A row that went the shortest way to @at. */
+static struct row add_row(struct row_states *states, unsigned number, enum row_state at)
+{
+    struct row row = make_row(number, "acme");
+    assert_true(row_states_add(states, &row, at == ROW_HELD ? ROW_HELD : ROW_PENDING, NOW, "because"));
+    if (at != ROW_PENDING && at != ROW_HELD)
+        assert_true(row_states_mark_sent(states, row.id, NOW, "cus_a"));
+    if (at != ROW_PENDING && at != ROW_HELD && at != ROW_SENT)
+        assert_true(row_states_move(states, row.id, at, NOW, "because"));
+    return row;
+}
+
+static struct row_change_result change(struct row_states *states, const struct row *row, enum row_verb verb)
+{
+    return row_change(states, &POLICY, row->id, verb, NOW);
+}
+
+static void test_each_verb_for_each_state(void **state)
+{
+    (void) state;
+    static const char *const AFTER[ROW_VERB_COUNT] = {
+        /* pending, sent, acked, duplicate, rejected, held; '.' = nothing changes */
+        [ROW_RETRY] = "....p.",
+        [ROW_RELEASE] = ".....p",
+        [ROW_HOLD] = "hh....",
+        [ROW_DELIVERED] = ".....a",
+    };
+    static const char LETTERS[ROW_STATE_COUNT + 1] = "psadrh";
+    struct row_states *states = open_states();
+    unsigned number = 0;
+    for (int verb = 0; verb < ROW_VERB_COUNT; verb++) {
+        for (int from = 0; from < ROW_STATE_COUNT; from++) {
+            struct row row = add_row(states, ++number, (enum row_state) from);
+            struct row_change_result result = change(states, &row, (enum row_verb) verb);
+            char after = AFTER[verb][from];
+            assert_int_equal(result.changed, after != '.');
+            assert_int_equal(LETTERS[result.state], after != '.' ? after : LETTERS[from]);
+            assert_int_equal(row_states_find(states, row.id)->state, result.state);
+            assert_int_equal(result.reason[0] == '\0', result.changed);
+        }
+    }
+    struct row unknown = make_row(999, "acme");
+    struct row_change_result result = change(states, &unknown, ROW_RETRY);
+    assert_false(result.changed);
+    assert_string_equal(result.reason, "no row has this id");
+    row_states_close(&states);
+}
+
+static void test_retry_is_the_next_revision(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = add_row(states, 1, ROW_REJECTED);
+    assert_true(change(states, &row, ROW_RETRY).changed);
+    const struct row_entry *entry = row_states_find(states, row.id);
+    assert_true(entry->revision == 1 && entry->first_sent == 0 && entry->customer[0] == '\0');
+    row_states_close(&states);
+}
+
+static void test_release_says_what_is_still_lacking(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = make_row(1, "none"), gone = make_row(2, "gone"), old = make_row(3, "acme");
+    old.ended = NOW - INT64_C(36) * 24 * 3600 * 1000;
+    assert_true(row_states_add(states, &row, ROW_HELD, NOW, "because"));
+    assert_true(row_states_add(states, &gone, ROW_HELD, NOW, "because"));
+    assert_true(row_states_add(states, &old, ROW_HELD, NOW, "because"));
+    assert_string_equal(change(states, &row, ROW_RELEASE).reason,
+                        "the tenant none has no customer: give it one, then release");
+    assert_non_null(strstr(change(states, &gone, ROW_RELEASE).reason, "no tenant gone any more"));
+    assert_non_null(strstr(change(states, &old, ROW_RELEASE).reason, "bill it by hand"));
+    assert_string_equal(row_change(states, &NO_PROVIDER, row.id, ROW_RELEASE, NOW).reason,
+                        "the configuration has no provider stripe");
+    tenants[1].customer = "cus_n";
+    assert_true(change(states, &row, ROW_RELEASE).changed);
+    tenants[1].customer = "";
+    row_states_close(&states);
+}
+
+static void test_release_finds_the_meter_that_was_added(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = make_row(1, "acme"), small = make_row(2, "acme");
+    row.metered = small.metered = false;
+    text_copy(row.name.meter, sizeof row.name.meter, TEXT("output_tokens/big"));
+    text_copy(row.model, sizeof row.model, TEXT("big"));
+    text_copy(small.model, sizeof small.model, TEXT("small-1"));
+    assert_true(row_states_add(states, &row, ROW_HELD, NOW, "no meter"));
+    assert_true(row_states_add(states, &small, ROW_HELD, NOW, "no meter"));
+    assert_string_equal(change(states, &row, ROW_RELEASE).reason,
+                        "no meter takes output_tokens of the model big: add one, then release");
+    assert_int_equal(row_states_find(states, row.id)->row.event_name[0], '\0');
+    provider.meter_count = 3;
+    assert_true(change(states, &row, ROW_RELEASE).changed);
+    assert_non_null(strstr(change(states, &small, ROW_RELEASE).reason, "small_out and all_out"));
+    provider.meter_count = 1;
+    row_states_close(&states);
+    states = open_states();
+    const struct row_entry *entry = row_states_find(states, row.id);
+    assert_int_equal(entry->state, ROW_PENDING);
+    assert_string_equal(row_event_name(&entry->row), "all_out");
+    assert_string_equal(entry->row.name.meter, "output_tokens/big"); /* its identity stays */
+    assert_int_equal(row_states_find(states, small.id)->state, ROW_HELD);
+    row_states_close(&states);
+}
+
+/* It goes as it went, whatever the policy says now; what a person decided about goes anew. */
+static void test_release_of_what_may_have_arrived(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = add_row(states, 1, ROW_SENT), unclear = add_row(states, 2, ROW_SENT);
+    assert_true(change(states, &row, ROW_HOLD).changed);
+    assert_non_null(strstr(row_states_find(states, row.id)->reason, "may have arrived"));
+    assert_true(row_states_hold_undecided(states, unclear.id, NOW, "unclear"));
+    tenants[0].customer = "";
+    assert_true(change(states, &row, ROW_RELEASE).changed);
+    assert_true(row_states_find(states, row.id)->first_sent != 0);
+    assert_string_equal(row_states_find(states, row.id)->customer, "cus_a");
+    assert_false(change(states, &unclear, ROW_RELEASE).changed);
+    tenants[0].customer = "cus_a";
+    assert_true(change(states, &unclear, ROW_RELEASE).changed);
+    assert_true(row_states_find(states, unclear.id)->first_sent == 0);
+    row_states_close(&states);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_create, scratch_destroy)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_each_verb_for_each_state),           TEST(test_retry_is_the_next_revision),
+        TEST(test_release_says_what_is_still_lacking), TEST(test_release_finds_the_meter_that_was_added),
+        TEST(test_release_of_what_may_have_arrived),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
