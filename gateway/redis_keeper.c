@@ -115,13 +115,15 @@ static void fail_start(struct redis_keeper *keeper, const char *why)
     start_later(keeper, why, -1);
 }
 
-static void describe(const struct child_exit *exit, char to[TROUBLE_BYTES])
+static void describe(const struct redis_keeper *keeper, const struct child_exit *exit, char to[TROUBLE_BYTES])
 {
     int status = exit->wait_status;
     if (exit->reason[0] != '\0')
         snprintf(to, TROUBLE_BYTES, "%s: %s", exit->reason, how_to_get_one);
     else if (WIFEXITED(status))
-        snprintf(to, TROUBLE_BYTES, "exit status %d", WEXITSTATUS(status));
+        snprintf(to, TROUBLE_BYTES,
+                 "exit status %d; if its data is damaged, remove %.300s/appendonlydir: it is filled again",
+                 WEXITSTATUS(status), keeper->redis.directory);
     else
         snprintf(to, TROUBLE_BYTES, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
 }
@@ -146,7 +148,7 @@ static void on_exited(void *owner, const struct child_exit *exit)
         start(keeper);
         return;
     }
-    describe(exit, why);
+    describe(keeper, exit, why);
     start_later(keeper, why, exit->wait_status);
     (void) children_ask_logs(keeper->children, child_name);
 }

@@ -136,6 +136,23 @@ def test_it_ends_with_an_orderly_stop_and_keeps_its_data(make_gateway, engine):
     assert own.metric_sum("tollgate_redis_regressions") == 0
 
 
+def test_with_damaged_data_it_says_what_to_do(make_gateway, engine):
+    own = make_gateway(config(engine))
+    wait_for(redis_of(own), ask(own))
+    own.terminate()
+    assert own.wait_end() == 0
+    data = own.directory / "state" / "redis" / "appendonlydir"
+    for file in data.glob("*.rdb"):
+        file.write_bytes(b"no database")
+    own.start()
+    ask(own)
+    wait_until(lambda: any("it said last: " in line["message"] for line in own.log("redis")), "its last words")
+    lines = verbose(own)
+    assert "[-]redis does not answer" in lines and "exit status 1" in lines and f"remove {data}" in lines
+    shutil.rmtree(data)
+    wait_for(redis_of(own), 6)
+
+
 def test_without_the_program_requests_are_served_and_the_trouble_is_told(make_gateway, engine):
     own = make_gateway(config(engine), environment={"REDIS_SERVER": "/nonexistent/redis-server"})
     ask(own)
