@@ -112,14 +112,19 @@ static inline void biller_room_init(struct biller_room *room)
 }
 
 /* @place's fresh journal, as a worker makes it. */
-static inline void biller_room_begin(struct biller_room *room, size_t place)
+static inline void biller_room_begin_sized(struct biller_room *room, size_t place, int64_t segment_bytes)
 {
     struct room *journal = &room->journals[place];
     *journal = (struct room){.loop = journal->loop != NULL ? journal->loop : loop_create()};
     (void) snprintf(journal->directory, sizeof journal->directory, "%.40s/journal", room->state_dir);
     journal->options = (struct journal_options){
-        .directory = journal->directory, .slot = (int) place, .segment_bytes = 256 * 1024, .epoch_ms = 1000};
+        .directory = journal->directory, .slot = (int) place, .segment_bytes = segment_bytes, .epoch_ms = 1000};
     room_begin(journal);
+}
+
+static inline void biller_room_begin(struct biller_room *room, size_t place)
+{
+    biller_room_begin_sized(room, place, 256 * 1024);
 }
 
 static inline void biller_room_start(struct biller_room *room)

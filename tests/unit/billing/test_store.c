@@ -158,6 +158,7 @@ static void finished_writers_are_shipped_again(void **state)
     wait_until_exact();
     (void) REDIS_ROOM_ASK(&redis, "FLUSHALL");
     wait_until_exact();
+    (void) wait_for_status(is_well);
 }
 
 /* A writer's sealed epochs into ledger files. */

@@ -1,0 +1,363 @@
+/* billing/retention: each thing that needs a segment or a ledger file keeps it, alone; without any it goes. */
+#include "billing/retention.h"
+
+#include "billing/file_sender.h"
+#include "tests/lib/biller_room.h"
+
+enum { SEGMENT_BYTES = 48 * 1024, HOURS_AGO = 5, REQUESTS = 1500 };
+
+static struct biller_room room;
+static struct writers *writers;
+static struct outbox *outbox;
+static struct file_sender *sender;
+static atomic_bool stop;
+static char journal_directory[PATH_MAX], ledger_directory[PATH_MAX], billing_directory[PATH_MAX];
+static wall_ms began; /* of the first request */
+
+static void on_sealed(void *owner, const struct ledger_name *epoch)
+{
+    (void) owner;
+    outbox_sealed(outbox, epoch);
+}
+
+static void begin(void)
+{
+    char error[OUTBOX_TROUBLE_BYTES];
+    struct writers_options options = {.journal_directory = journal_directory,
+                                      .ledger_directory = ledger_directory,
+                                      .store = room.store,
+                                      .sealed = on_sealed,
+                                      .stop = &stop};
+    struct outbox_options outbox_options = {.billing_directory = billing_directory,
+                                            .ledger_directory = ledger_directory,
+                                            .install_id = "00112233445566778899aabbccddeeff",
+                                            .provider = PROVIDER_FILE};
+    outbox = outbox_open(&outbox_options, error);
+    assert_non_null(outbox);
+    sender = file_sender_create(outbox_states(outbox));
+    writers = writers_create(&options);
+    assert_true(writers != NULL && sender != NULL);
+}
+
+static void end(void)
+{
+    writers_destroy(&writers);
+    file_sender_destroy(&sender);
+    outbox_close(&outbox);
+}
+
+/* Since five hours ago. */
+static void write_since(void)
+{
+    char path[PATH_MAX];
+    biller_room_path(&room, "billing/file.since", path);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "%lld\n", (long long) began);
+    assert_int_equal(fclose(file), 0);
+}
+
+static int set_up(void **state)
+{
+    (void) state;
+    biller_room_init(&room);
+    biller_room_policy_file(&room);
+    biller_room_path(&room, "journal", journal_directory);
+    biller_room_path(&room, "ledger", ledger_directory);
+    biller_room_path(&room, "billing", billing_directory);
+    assert_true(mkdir(ledger_directory, 0700) == 0 && mkdir(billing_directory, 0700) == 0);
+    began = clock_wall_ms() - (wall_ms) HOURS_AGO * ROOM_HOUR_MS;
+    began -= began % ROOM_HOUR_MS; /* the requests' time is within one hour */
+    write_since();
+    room.store_options.journal_directory = journal_directory;
+    room.store = store_start(&room.store_options);
+    assert_non_null(room.store);
+    begin();
+    biller_room_begin_sized(&room, 0, SEGMENT_BYTES);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void) state;
+    end();
+    biller_room_finish(&room);
+    return 0;
+}
+
+/* ---- steps ---- */
+
+static bool may_go(void *owner, const struct ledger_name *epoch)
+{
+    (void) owner;
+    return writers_is_shipped(writers, epoch);
+}
+
+static void harvest_all(void)
+{
+    writers_look(writers);
+    (void) writers_turn(writers, true, clock_mono_ms() + BILLER_WAIT_MS);
+}
+
+static void bill_all(void)
+{
+    const struct policy *policy = reload_current();
+    mono_ms until = clock_mono_ms() + BILLER_WAIT_MS;
+    struct outbox_turn turn = {policy, may_go, NULL, clock_wall_ms(), until};
+    outbox_follow(outbox, policy);
+    (void) outbox_turn(outbox, &turn);
+    (void) file_sender_turn(sender, policy, until);
+    policy_drop(&policy);
+}
+
+static void wait_for_redis(void)
+{
+    struct store_status status;
+    mono_ms until = clock_mono_ms() + BILLER_WAIT_MS;
+    usleep(600000); /* it has looked for writers */
+    for (store_status(room.store, &status); status.oldest_unshipped != 0 || !status.is_up;
+         store_status(room.store, &status)) {
+        assert_true(clock_mono_ms() < until);
+        usleep(20000);
+    }
+}
+
+static size_t count_segments(void)
+{
+    size_t count = 0;
+    DIR *listing = opendir(room.journals[0].writer);
+    for (struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;)
+        count += strstr(entry->d_name, ".seg") != NULL;
+    if (listing != NULL)
+        closedir(listing);
+    return count;
+}
+
+static size_t count_ledger(void)
+{
+    struct ledger_name *names;
+    size_t count;
+    assert_true(ledger_list(ledger_directory, &names, &count));
+    free(names);
+    return count;
+}
+
+static struct retention retention_at(wall_ms now)
+{
+    static struct outbox *outboxes[1];
+    outboxes[0] = outbox;
+    return (struct retention){.writers = writers,
+                              .store = room.store,
+                              .outboxes = outboxes,
+                              .outbox_count = 1,
+                              .ledger_directory = ledger_directory,
+                              .now = now};
+}
+
+static size_t segments_after(wall_ms now)
+{
+    struct retention retention = retention_at(now);
+    assert_true(retention_of_segments(&retention));
+    return count_segments();
+}
+
+static size_t ledger_after(wall_ms now)
+{
+    struct retention retention = retention_at(now);
+    retention_of_ledger(&retention, ROOM_HOUR_MS);
+    return count_ledger();
+}
+
+/* Requests of a quarter of an hour in several segments. */
+static size_t write_requests(void)
+{
+    biller_room_requests(&room, 0, REQUESTS, began, 500);
+    size_t count = count_segments();
+    assert_true(count >= 5);
+    return count;
+}
+
+/* ---- segments ---- */
+
+static void what_everybody_has_goes_but_for_the_last(void **state)
+{
+    (void) state;
+    write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    size_t files = biller_room_arrived(&room).files;
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
+    /* A later start reads what is left, and a part of an epoch changes nothing. */
+    end();
+    biller_room_requests(&room, 0, 100, began + 1000000, 500);
+    wait_for_redis();
+    begin();
+    harvest_all();
+    bill_all();
+    journal_destroy(&room.journals[0].journal);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_true(biller_room_has_all(&room));
+    assert_true(biller_room_arrived(&room).files > files);
+    assert_int_equal(segments_after(clock_wall_ms()), 0);
+    assert_int_equal(access(room.journals[0].writer, F_OK), -1);
+}
+
+static void what_is_young_stays(void **state)
+{
+    (void) state;
+    size_t count = write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(began + JOURNAL_KEPT_MS), count);
+    size_t left = segments_after(began + JOURNAL_KEPT_MS + 400000);
+    assert_true(left < count && left > 1);
+}
+
+static void what_redis_has_not_stays(void **state)
+{
+    (void) state;
+    biller_room_policy("{}");
+    size_t count = write_requests();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
+}
+
+static void what_is_not_in_the_ledger_stays(void **state)
+{
+    (void) state;
+    biller_room_policy("{}");
+    size_t count = write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    assert_int_equal(rmdir(ledger_directory), 0);
+    harvest_all();
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+}
+
+static void what_has_no_rows_yet_stays(void **state)
+{
+    (void) state;
+    size_t count = write_requests();
+    const struct policy *policy = reload_current();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    outbox_follow(outbox, policy);
+    policy_drop(&policy);
+    harvest_all();
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+}
+
+static void what_a_provider_has_not_stays(void **state)
+{
+    (void) state;
+    char away[PATH_MAX];
+    snprintf(room.out, sizeof room.out, "%s/mount/out", room.state_dir);
+    biller_room_policy_file(&room);
+    size_t count = write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+    biller_room_path(&room, "mount", away);
+    assert_int_equal(mkdir(away, 0700), 0);
+    file_sender_look_again(sender);
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
+}
+
+static void an_open_request_keeps_its_segment(void **state)
+{
+    (void) state;
+    biller_room_requests(&room, 0, 1, began, 1);
+    unsigned number = room.number++;
+    assert_true(room_open(&room.journals[0], number, began, NULL));
+    size_t count = write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+    room_close(&room.journals[0], number, began + 900000, NULL);
+    struct record close = room_close_record(number, 0);
+    biller_room_expect(&room, 0, 0, &close);
+    room_turn(&room.journals[0]);
+    harvest_all();
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
+}
+
+/* ---- ledger files ---- */
+
+static void ledger_files_outlive_their_journal(void **state)
+{
+    (void) state;
+    write_requests();
+    redis_room_start(&room.redis);
+    journal_destroy(&room.journals[0].journal);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_true(biller_room_has_all(&room));
+    size_t count = count_ledger();
+    assert_true(count > 10);
+    assert_int_equal(ledger_after(clock_wall_ms()), count);
+    assert_int_equal(segments_after(clock_wall_ms()), 0);
+    assert_int_equal(ledger_after(began), count);
+    assert_int_equal(ledger_after(clock_wall_ms()), 0);
+    end();
+    begin();
+    bill_all();
+    assert_true(biller_room_has_all(&room));
+}
+
+static void ledger_files_wait_for_a_held_row(void **state)
+{
+    (void) state;
+    write_requests();
+    redis_room_start(&room.redis);
+    journal_destroy(&room.journals[0].journal);
+    wait_for_redis();
+    harvest_all();
+    snprintf(room.out, sizeof room.out, "%s/mount/out", room.state_dir);
+    biller_room_policy_file(&room);
+    bill_all(); /* pending */
+    struct row_states *states = outbox_states(outbox);
+    for (size_t i = 0; i < row_states_count(states); i++) {
+        const struct row_entry *entry = row_states_at(states, i);
+        bool is_last = i + 1 == row_states_count(states);
+        if (entry->state == ROW_PENDING)
+            assert_true(row_states_move(states, entry->row.id, is_last ? ROW_HELD : ROW_SENT, 1, ""));
+        if (!is_last)
+            assert_true(row_states_move(states, entry->row.id, ROW_ACKED, 1, ""));
+    }
+    assert_int_equal(segments_after(clock_wall_ms()), 0);
+    assert_int_equal(ledger_after(clock_wall_ms()), 1);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(what_everybody_has_goes_but_for_the_last),
+        TEST(what_is_young_stays),
+        TEST(what_redis_has_not_stays),
+        TEST(what_is_not_in_the_ledger_stays),
+        TEST(what_has_no_rows_yet_stays),
+        TEST(what_a_provider_has_not_stays),
+        TEST(an_open_request_keeps_its_segment),
+        TEST(ledger_files_outlive_their_journal),
+        TEST(ledger_files_wait_for_a_held_row),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
