@@ -8,6 +8,7 @@
 
 enum {
     QUIET_MS = 60 * 1000, /* a total is asked for so long after the last call that may have changed it */
+    LOOK_MS = 1000,
     HOUR_MS = 3600 * 1000
 };
 
@@ -25,20 +26,27 @@ static bool is_counted_with(const struct sender *sender, const struct flight *fl
            sender_is_same_lane(sender, asked, flight->customer, entry);
 }
 
-/* How long until the total has surely taken in whatever was called; by the clock that says less, because one of them
- * may have been set. */
-static int64_t quiet_left_ms(const struct sender *sender, const struct flight *flight)
+/* When the last of those was called, or moved; INT64_MIN = never. */
+static wall_ms last_move(const struct sender *sender, const struct flight *flight, const struct row_entry *asked)
 {
-    const struct row_entry *asked = row_states_find(sender->states, flight->id);
-    struct delivery_now now = sender_now();
     wall_ms last = INT64_MIN;
-    if (sender_lane_is_busy(sender, asked, flight->customer))
-        return QUIET_MS;
     for (size_t i = 0; i < row_states_count(sender->states); i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
         if (entry->when > last && is_counted_with(sender, flight, asked, entry))
             last = entry->when;
     }
+    return last;
+}
+
+/* How long until the total has surely taken in whatever was called: by the clock that says less, because one of them
+ * may have been set. */
+static int64_t quiet_left_ms(const struct sender *sender, const struct flight *flight)
+{
+    const struct row_entry *asked = row_states_find(sender->states, flight->id);
+    struct delivery_now now = sender_now();
+    if (sender_lane_is_busy(sender, asked, flight->customer))
+        return QUIET_MS;
+    wall_ms last = last_move(sender, flight, asked);
     int64_t by_mono = flight->quiet_from + QUIET_MS - now.mono;
     int64_t by_wall = last == INT64_MIN || last > now.wall ? by_mono : last + QUIET_MS - now.wall;
     int64_t left = by_wall < by_mono ? by_wall : by_mono;
@@ -57,7 +65,7 @@ void sender_prepare_question(struct sender *sender, struct flight *flight, const
     }
     text_copy(flight->id, sizeof flight->id, text_of(turn->id));
     text_copy(flight->customer, sizeof flight->customer, text_of(customer));
-    flight->quiet_from = clock_mono_ms();
+    flight->quiet_from = flight->look_from = clock_mono_ms();
     flight->phase = FLIGHT_QUIET;
 }
 
@@ -84,6 +92,22 @@ static void ask(struct sender *sender, struct flight *flight)
     flight->phase = FLIGHT_ASKED;
     if (!totals_ask(sender->totals, &question, on_total, flight))
         on_total(flight, 0, "out of memory");
+}
+
+/* Ask when it is quiet. Returns how long until it is worth looking again; -1 = it was asked. */
+static int64_t ask_when_quiet(struct sender *sender, struct flight *flight)
+{
+    mono_ms now = clock_mono_ms();
+    if (now < flight->look_from)
+        return flight->look_from - now;
+    int64_t left = quiet_left_ms(sender, flight);
+    if (left == 0) {
+        ask(sender, flight);
+        return -1;
+    }
+    left = left < LOOK_MS ? left : LOOK_MS; /* all rows are looked at, and a clock may be set */
+    flight->look_from = now + left;
+    return left;
 }
 
 /* What the states say of the same customer, meter and hour. False when a sum overflows. */
@@ -176,10 +200,8 @@ int64_t sender_reconcile(struct sender *sender)
         }
         if (flight->phase != FLIGHT_QUIET || sender->provider == NULL)
             continue;
-        int64_t left = quiet_left_ms(sender, flight);
-        if (left == 0)
-            ask(sender, flight);
-        else if (wait_ms < 0 || left < wait_ms)
+        int64_t left = ask_when_quiet(sender, flight);
+        if (left >= 0 && (wait_ms < 0 || left < wait_ms))
             wait_ms = left;
     }
     return wait_ms;

@@ -30,6 +30,7 @@ struct flight {
     struct provider_call call;
     struct provider_outcome outcome;
     mono_ms quiet_from;
+    mono_ms look_from; /* whether it is quiet */
     int64_t total;
     bool is_counted;
 };
