@@ -1,0 +1,491 @@
+"""`tollgate usage status|export|reconcile` and `billing … --dry-run` at a gateway that sells to Stripe and into files:
+figures are the engine's, exports are the same bytes, and whatever is changed behind the gateway's back is found."""
+
+import collections
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+
+import pytest
+import yaml
+from support import paths
+from support.engine import ScriptedEngine
+from support.gateway import Gateway, Key
+from support.redis import Redis
+from support.stripe import Clock, FakeStripe
+from support.waiting import wait_until
+
+HOUR = 3600
+MEASURES = ("input_tokens", "output_tokens", "requests")
+SECRET = "sk_test_canary_0123456789"
+
+
+class House:
+    """A gateway with both providers in a time of its own, at ten minutes past an hour; and what it sold."""
+
+    def __init__(self, directory):
+        self.directory = directory / "house"
+        self.directory.mkdir()
+        self.clock = Clock(self.directory, HOUR - time.time() % HOUR + 600)
+        self.hour = int(self.clock.now()) // HOUR * HOUR
+        (self.directory / "later").mkdir()
+        self.later = Clock(self.directory / "later", self.clock.offset_ms / 1000 + HOUR)
+        self.keys = {name: Key(f"test-key-of-{name}") for name in ("acme", "globex", "nobody")}
+        self.sold = collections.Counter()  # (tenant, measure)
+        self.key_file = self.directory / "stripe.key"
+        self.key_file.write_text(SECRET + "\n")
+        self.key_file.chmod(0o600)
+        self.engine = self.stripe = self.gateway = None
+        try:
+            self.engine = ScriptedEngine(self.directory, "engine", model="m")
+            self.stripe = FakeStripe(
+                self.directory, ["cus_acme", "cus_globex"], MEASURES, key=SECRET, clock_offset_file=self.clock.file
+            )
+            self.gateway = Gateway(
+                self.directory / "g",
+                self.config(),
+                key=self.keys["acme"],
+                environment=self.clock.environment,
+                binary=paths.TOLLGATE_TEST_CLOCK,
+            )
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self):
+        try:
+            if self.gateway is not None:
+                self.gateway.stop()
+        finally:
+            for each in (self.gateway and self.gateway.end_now, self.stripe and self.stripe.stop):
+                if each:
+                    each()
+            if self.engine is not None:
+                self.engine.stop()
+
+    def config(self):
+        meters = [{"event_name": name, "measure": name} for name in MEASURES]
+        stripe = {"api_key_file": str(self.key_file), "api_base": self.stripe.url, "meters": meters}
+        price = {"currency": "EUR", "input": "1", "output": "2"}
+        tenants = {name: {"customer": f"cus_{name}", "keys": {"ci": key.yaml()}} for name, key in self.keys.items()}
+        del tenants["nobody"]["customer"]
+        return {
+            "workers": 2,
+            "models": {"m": {"price": price, "engines": [self.engine.yaml()]}},
+            "tenants": tenants,
+            "billing": {"epoch": "1s", "providers": [{"file": {"dir": "usage"}}, {"stripe": stripe}]},
+        }
+
+    def sell(self, tenant="acme", tokens=3):
+        answer = self.gateway.chat("m", f"[[tokens={tokens}]] hello", key=self.keys[tenant])
+        assert answer.status_code == 200, answer.text
+        self.count(tenant, answer.json()["usage"])
+
+    def count(self, tenant, usage):
+        counts = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"], "requests": 1}
+        for measure, count in counts.items():
+            self.sold[tenant, measure] += count
+
+    def command(self, *words, code=0, file=None, later=False):
+        """In the house's time, or an hour later."""
+        done = subprocess.run(
+            [str(paths.TOLLGATE_TEST_CLOCK), *words, "--config", str(file or self.gateway.file)],
+            cwd=self.directory,
+            env={**self.gateway.environment, **(self.later if later else self.clock).environment},
+            capture_output=True,
+            text=True,
+            timeout=60 * paths.SLOWNESS,
+        )
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        assert SECRET not in done.stdout + done.stderr
+        return done
+
+    def json(self, *words, **more):
+        return json.loads(self.command(*words, "--json", **more).stdout)
+
+    def status(self):
+        return {each["provider"]: each for each in self.json("usage", "status")["providers"]}
+
+    def is_delivered(self):
+        status = self.status()
+        if set(status) != {"file", "stripe"}:
+            return False
+        rows, files = status["stripe"]["rows"], status["file"]["rows"]
+        total = sum(count for (tenant, _), count in self.sold.items() if tenant != "nobody")
+        events = self.stripe.events()
+        return (
+            files["pending"] == rows["pending"] == rows["sent"] == 0
+            and files["acked"] == sum(rows.values())
+            and rows["acked"] + rows["duplicate"] == len(events)
+            and sum(event["value"] for event in events) == total
+        )
+
+    def wait_delivered(self):
+        wait_until(self.is_delivered, "all that was sold to be delivered", 20, pause=0.1)
+
+    def total(self, measure):
+        return sum(count for (_, each), count in self.sold.items() if each == measure)
+
+    @property
+    def window(self):
+        return ["--from", self.text(self.hour), "--to", self.text(self.hour + HOUR)]
+
+    @staticmethod
+    def text(seconds):
+        return time.strftime("%Y-%m-%dT%H", time.gmtime(seconds))
+
+
+@pytest.fixture(scope="module")
+def house(shared_directory):
+    made = House(shared_directory)
+    for tenant in ("acme", "globex", "acme", "nobody"):
+        made.sell(tenant)
+    made.wait_delivered()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def copy(house, directory):
+    """The configuration of a copy of the state, with the running Redis: to be tampered with."""
+    shutil.copytree(house.gateway.directory / "state", directory / "state")
+    shutil.copytree(house.gateway.directory / "usage", directory / "usage")
+    config = yaml.safe_load(house.gateway.file.read_text())
+    config["redis"] = {"url": f"unix:{house.gateway.directory}/run/redis.sock"}
+    config["state_dir"] = str(directory / "state")
+    config["admin"]["token_file"] = str(house.gateway.token_file)
+    file = directory / "copy.yaml"
+    file.write_text(yaml.dump(config))
+    return file
+
+
+# ---- status ----
+
+
+def test_status_says_what_waits_and_what_lets_it_go(house):
+    status = house.status()
+    assert status["file"]["rows"]["acked"] >= 9 and status["file"]["waiting"] == []
+    waiting = status["stripe"]["waiting"]
+    assert {row["meter"] for row in waiting} == set(MEASURES) and {row["tenant"] for row in waiting} == {"nobody"}
+    assert sum(row["quantity"] for row in waiting) == sum(
+        count for (tenant, _), count in house.sold.items() if tenant == "nobody"
+    )
+    text = house.command("usage", "status").stdout
+    head = r"^stripe\n  pending  0 rows, 0 more sent without an answer\n  taken    \d+ rows, the last at \S+Z\n"
+    assert re.search(head, text, re.M)
+    assert "waiting for you: 3 held, 0 rejected" in text
+    for row in waiting:
+        assert f"  held     {row['row']}\n" in text and f"tollgate billing release {row['row']}\n" in text
+    assert "the tenant nobody has no customer" in text
+
+
+def test_status_without_a_gateway_reads_the_files(house, copy):
+    config = copy.read_text().replace(f"127.0.0.1:{house.gateway.admin_port}", "127.0.0.1:1")
+    copy.write_text(config)
+    done = house.command("usage", "status", "--json", file=copy)
+    found = {each["provider"]: each for each in json.loads(done.stdout)["providers"]}
+    assert "no gateway answers" in done.stderr
+    assert found["stripe"]["rows"] == house.status()["stripe"]["rows"]
+    assert found["stripe"]["waiting"] == house.status()["stripe"]["waiting"]
+
+
+# ---- what would be sent ----
+
+
+def test_a_dry_run_shows_the_very_request_that_goes(house):
+    assert house.json("billing", "retry", "--dry-run") == []
+    house.stripe.down()
+    try:
+        house.sell("acme")
+        wait_until(lambda: len(house.json("billing", "retry", "--dry-run")) == 3, "three rows that cannot go")
+        shown = house.json("billing", "retry", "--dry-run")
+        text = house.command("billing", "retry", "--dry-run", shown[0]["row"]).stdout
+    finally:
+        house.stripe.up()
+    assert all(each["method"] == "POST" and each["state"] in ("pending", "sent") for each in shown)
+    assert {each["url"] for each in shown} == {f"{house.stripe.url}/v1/billing/meter_events"}
+    assert shown[0]["body"] in text and f"Idempotency-Key: {shown[0]['idempotency_key']}" in text
+    house.wait_delivered()
+    events = {event["identifier"]: event for event in house.stripe.events()}
+    for each in shown:
+        form = dict(urllib.parse.parse_qsl(each["body"]))
+        event = events[form["identifier"]]
+        assert each["row"] == form["identifier"] == each["idempotency_key"]
+        assert (event["event_name"], event["customer"]) == (form["event_name"], form["payload[stripe_customer_id]"])
+        assert event["value"] == int(form["payload[value]"]) == each["quantity"]
+    delivered = house.json("billing", "retry", shown[0]["row"], "--dry-run")[0]
+    assert delivered["method"] is None and delivered["nothing_because"] == "it is delivered"
+
+
+def test_a_dry_run_of_a_held_row_says_what_is_missing(house):
+    row = house.status()["stripe"]["waiting"][0]["row"]
+    (shown,) = house.json("billing", "release", row, "--dry-run")
+    assert shown["method"] is None and "has no customer" in shown["nothing_because"]
+    assert "no row is called" in house.command("billing", "retry", "tg1-" + "a" * 40, "--dry-run", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["retry"], "which row?"),
+        (["release", "--dry-run"], "which row?"),
+        (["hold", "tg1-x"], "is no row"),
+        (["retry", "a", "b"], 'unexpected argument "b"'),
+        (["release", "tg1-" + "a" * 40, "--delivered", "--dry-run"], "--delivered sends nothing"),
+    ],
+)
+def test_wrong_rows_are_usage_errors(house, words, message):
+    assert message in house.command("billing", *words, code=2).stderr
+
+
+def test_a_row_that_is_not_there_is_said(house):
+    assert "no row has this id" in house.command("billing", "hold", "tg1-" + "a" * 40, code=1).stderr
+
+
+# ---- export ----
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--to", "2026-11-22"], "--from is missing"),
+        (["--from", "2026-11-22"], "--to is missing"),
+        (["--from", "yesterday", "--to", "2026-11-22"], "write 2026-11-22, 2026-11-22T16 or"),
+        (["--from", "2026-11-22T16:30:00Z", "--to", "2026-11-23"], "write 2026-11-22T16 or 2026-11-22T17"),
+        (["--from", "2026-11-22T16:00:00+05:30", "--to", "2026-11-23"], "write 2026-11-22T10 or 2026-11-22T11"),
+        (["--from", "2026-11-22", "--to", "2026-11-22"], "--from must be before --to"),
+        (["--from", "2026-11-22", "--to", "2026-11-23", "--format", "xml"], "csv or jsonl"),
+        (["--from", "2026-11-22", "--to", "2026-11-23", "--format", "csv", "--group-by", "hours"], '"hour"'),
+        (["--from", "2026-11-22", "--to", "2026-11-23", "--format", "csv", "--group-by", ""], "--group-by needs"),
+    ],
+)
+def test_wrong_windows_are_usage_errors_that_say_what_to_write(house, words, message):
+    assert message in house.command("usage", "export", *words, code=2).stderr
+
+
+def export(house, out, *words, **more):
+    """(manifest, rows) of one export; with the checks that hold for all."""
+    told = house.json("usage", "export", *house.window, "--out", str(out), *words, **more)
+    file = out / told["file"]
+    content = file.read_bytes()
+    manifest = json.loads((out / (told["file"] + ".manifest.json")).read_text())
+    assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+    assert {name: told[name] for name in manifest} == manifest
+    if file.suffix == ".csv":
+        rows = list(csv.DictReader(content.decode().splitlines()))
+    else:
+        rows = [json.loads(line) for line in content.decode().splitlines()]
+    for measure in MEASURES:
+        assert sum(int(row[measure]) for row in rows) == manifest["sums"][measure] == house.total(measure)
+    return manifest, rows
+
+
+def test_an_hour_that_is_not_over_is_exported_and_not_complete(house, directory):
+    manifest, rows = export(house, directory / "out", "--format", "csv", code=3)
+    assert manifest["complete"] is False and len(rows) == 3
+    done = house.command("usage", "export", *house.window, "--format", "csv", "--out", str(directory), code=3)
+    assert f"not over yet: ask again after {house.text(house.hour + HOUR)}:00:00Z" in done.stderr
+
+
+def test_a_journal_that_is_ahead_of_the_ledger_is_not_complete(house, copy, directory):
+    """As if nobody had made the last epoch's file."""
+    ledger = sorted((directory / "state/ledger").iterdir(), key=lambda file: file.stat().st_mtime)
+    words = ["usage", "export", *house.window, "--format", "csv", "--out", str(directory / "out")]
+    told = house.json(*words, file=copy, later=True)
+    assert told["complete"] is True and told["missing"] == []
+    ledger[-1].unlink()
+    told = house.json(*words, file=copy, later=True, code=3)
+    assert told["complete"] is False
+    assert ["sealed epoch of it is not in the ledger yet" in each for each in told["missing"]] == [True]
+
+
+def test_an_open_request_keeps_its_hour_open(house, directory):
+    words = ["usage", "export", *house.window, "--format", "csv", "--out", str(directory / "out")]
+    house.command(*words, later=True)
+    with house.gateway.wire() as wire:
+        body = {"model": "m", "prompt": "[[tokens=2]][[fault=hold]]"}
+        house.gateway.send(wire, "/v1/completions", body, key=house.keys["acme"])
+        wait_until(lambda: house.engine.state()["held"], "the request to be held")
+        done = house.command(*words, later=True, code=3)
+        house.engine.release()
+        wire.read_head()
+        house.count("acme", json.loads(wire.read_body())["usage"])
+    assert "1 request began before its end and may still count" in done.stderr
+    house.wait_delivered()
+    house.command(*words, later=True)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_complete_hour_has_the_same_bytes_whenever_it_is_asked_for(house, directory, form):
+    first, second = directory / "first", directory / "second"
+    manifest, rows = export(house, first, "--format", form, later=True)
+    assert manifest["complete"] is True and manifest["from"] == house.text(house.hour) + ":00:00Z"
+    assert [row["tenant"] for row in rows] == ["acme", "globex", "nobody"]
+    assert [row["customer"] for row in rows] == ["cus_acme", "cus_globex", ""]
+    exact = sum(house.total(measure) * price for measure, price in (("input_tokens", 1), ("output_tokens", 2)))
+    assert float(manifest["amounts"]["EUR"]) == pytest.approx(exact / 1e6)
+    house.later.step(50 * HOUR)
+    export(house, second, "--format", form, later=True)
+    for file in first.iterdir():
+        assert (second / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("groups, count", [("tenant", 3), ("key", 1), ("hour,tenant", 3), ("model,hour", 1)])
+def test_groups_sum_over_the_rest(house, directory, groups, count):
+    manifest, rows = export(house, directory, "--format", "jsonl", "--group-by", groups, later=True)
+    assert len(rows) == count and sorted(manifest["group_by"]) == sorted(groups.split(","))
+    for name in ("tenant", "key", "model"):
+        assert all((row[name] != "") == (name in groups.split(",")) for row in rows)
+
+
+# ---- reconcile ----
+
+
+def crc32c(data):
+    """Bit by bit: it is only a line."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_everything_agrees(house):
+    done = house.command("usage", "reconcile")
+    assert done.stdout.startswith("all agree\n") and done.stderr == ""
+    told = house.json("usage", "reconcile", "--verbose")
+    assert told["agrees"] and told["complete"] and told["differing_cells"] == [] and told["epochs"] >= 1
+    by_column = collections.Counter()
+    for row in told["rows"]:
+        assert not row["differs"]
+        if row["provider"] == "stripe":
+            for column, quantity in row["quantities"].items():
+                by_column[row["meter"], column] += quantity
+    for measure in MEASURES:
+        held = house.sold["nobody", measure]
+        assert by_column[measure, "ledger"] == by_column[measure, "redis"] == house.total(measure)
+        assert by_column[measure, "held"] == held
+        assert by_column[measure, "delivered"] == by_column[measure, "provider"] == house.total(measure) - held
+
+
+def test_a_changed_cell_of_redis_is_found(house):
+    redis = Redis(house.gateway.directory / "run/redis.sock")
+    (writer, epoch, *names), quantity = next(
+        (cell, quantity) for cell, quantity in redis.cells().items() if "output_tokens" in cell
+    )
+    key, field = f"tg:{{{writer}}}:cells:{epoch}", "\x1f".join(names)
+    redis.ask("HSET", key, field, quantity + 1)
+    try:
+        told = house.json("usage", "reconcile", code=1)
+        text = house.command("usage", "reconcile", code=1).stdout
+    finally:
+        redis.ask("HSET", key, field, quantity)
+    (cell,) = told["differing_cells"]
+    assert (cell["writer"], cell["epoch"], cell["measure"]) == (writer, epoch, "output_tokens")
+    assert (cell["ledger"], cell["redis"]) == (quantity, quantity + 1)
+    assert len(told["rows"]) == 2  # through both providers' meters
+    line = rf"^{writer}-0*{epoch}  \S+ +ci +m +output_tokens +engine +- +{quantity} +{quantity + 1}$"
+    assert re.search(line, text, re.M)
+    house.command("usage", "reconcile")
+
+
+def test_a_changed_ledger_file_is_found(house, copy, directory):
+    house.command("usage", "reconcile", file=copy)
+    file = sorted((directory / "state/ledger").iterdir())[0]
+    lines = file.read_text().splitlines()
+    cell = json.loads(lines[1])
+    cell["quantity"] += 5
+    file.write_text("\n".join([lines[0], json.dumps(cell, separators=(",", ":")), *lines[2:]]) + "\n")
+    told = house.json("usage", "reconcile", code=1, file=copy)
+    assert {each["measure"] for each in told["differing_cells"]} == {cell["measure"]}
+    assert {each["ledger"] for each in told["differing_cells"]} == {cell["quantity"]}
+    sides = [(each["journal"], each["redis"]) for each in told["differing_cells"]]
+    assert sorted(sides, key=str) == sorted([(cell["quantity"] - 5, None), (None, cell["quantity"] - 5)], key=str)
+    assert {row["provider"] for row in told["rows"]} == {"file", "stripe"}
+
+
+def test_a_lost_ledger_file_is_found(house, copy, directory):
+    """Its rows are there, and its segment."""
+    sorted((directory / "state/ledger").iterdir())[0].unlink()
+    told = house.json("usage", "reconcile", code=1, file=copy)
+    sums = [row["quantities"] for row in told["rows"]]
+    assert sums and all(each["ledger"] < each["delivered"] + each["held"] for each in sums)
+
+
+def test_a_changed_line_of_the_states_is_found(house, copy, directory):
+    file = directory / "state/billing/stripe.states"
+    good = file.read_text()
+    file.write_text(good.replace('"quantity":', '"quantity":9', 1))
+    assert "it is damaged" in house.command("usage", "reconcile", code=1, file=copy).stderr
+    lines = good.splitlines()
+    entry = json.loads(lines[-1][:-9])
+    entry["quantity"] += 3
+    body = json.dumps(entry, separators=(",", ":"))
+    file.write_text("\n".join([*lines[:-1], f"{body} {crc32c(body.encode()):08x}"]) + "\n")
+    told = house.json("usage", "reconcile", code=1, file=copy)
+    assert told["differing_cells"] == []
+    (row,) = told["rows"]
+    assert (row["provider"], row["tenant"], row["meter"]) == ("stripe", entry["tenant"], entry["meter"])
+
+
+def test_a_changed_file_of_the_provider_is_found(house, copy, directory):
+    config = yaml.safe_load(copy.read_text())
+    config["billing"]["providers"][0]["file"]["dir"] = str(directory / "usage")
+    copy.write_text(yaml.dump(config))
+    house.command("usage", "reconcile", file=copy)
+    file = sorted((directory / "usage").iterdir())[0]
+    file.write_text(file.read_text().replace('"quantity":', '"quantity":1', 1))
+    told = house.json("usage", "reconcile", code=1, file=copy)
+    assert {row["provider"] for row in told["rows"]} == {"file"}
+    file.unlink()  # somebody has collected it
+    house.command("usage", "reconcile", file=copy)
+
+
+def test_what_somebody_else_sent_is_found(house):
+    """By the same customer's meter; afterwards it is cancelled."""
+    event = {
+        "event_name": "requests",
+        "payload[stripe_customer_id]": "cus_acme",
+        "payload[value]": "2",
+        "identifier": "of-another-program",
+        "timestamp": str(house.hour + 700),
+    }
+    post(house, "meter_events", event)
+    try:
+        told = house.json("usage", "reconcile", code=1)
+    finally:
+        cancel = {"event_name": "requests", "type": "cancel", "cancel[identifier]": "of-another-program"}
+        post(house, "meter_event_adjustments", cancel)
+    (row,) = told["rows"]
+    assert (row["tenant"], row["meter"], row["provider"]) == ("acme", "requests", "stripe")
+    assert row["quantities"]["provider"] == row["quantities"]["delivered"] + 2
+    house.command("usage", "reconcile")
+
+
+def post(house, what, form):
+    done = subprocess.run(
+        ["curl", "-sS", "-f", "-H", f"Authorization: Bearer {SECRET}", f"{house.stripe.url}/v1/billing/{what}"]
+        + [word for item in form.items() for word in ("--data-urlencode", "=".join(item))],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_cannot_be_asked_is_said(house, copy):
+    house.stripe.down()
+    try:
+        done = house.command("usage", "reconcile", code=3)
+    finally:
+        house.stripe.up()
+    assert done.stdout.startswith("what could be asked agrees\n") and "stripe cannot be asked" in done.stderr
+    copy.write_text(copy.read_text().replace("/run/redis.sock", "/run/nothing.sock"))
+    done = house.command("usage", "reconcile", code=3, file=copy)
+    assert "Redis cannot be asked" in done.stderr
