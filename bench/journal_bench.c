@@ -13,7 +13,7 @@
 #include "billing/journal.h"
 #include "billing/recover.h"
 
-enum { WAITING_MAX = 256, GROUP_TURN_MS = 1000, EPOCH_MS = 300 * 1000, MIB = 1024 * 1024 };
+enum { WAITING_MAX = 256, GROUP_TURN_MS = 1000, EPOCH_MS = 300 * 1000, MIB = 1024 * 1024, REQUEST_BYTES = 264 };
 
 struct bench {
     char directory[PATH_MAX];
@@ -115,7 +115,7 @@ static void write_big(struct bench *bench, int64_t megabytes)
     pid_t child = fork();
     if (child == 0) {
         begin(bench, JOURNAL_OS);
-        for (int64_t round = 0; round * 256 * 300 < megabytes * MIB; round++)
+        for (int64_t round = 0; round * 256 * REQUEST_BYTES < megabytes * MIB; round++)
             run_requests(bench, 256, WAITING_MAX);
         raise(SIGKILL);
     }

@@ -25,7 +25,7 @@ enum {
     MIB = 1024 * 1024,
     EPOCH_MS = 300 * 1000,
     APART_MS = 20, /* between two requests, by the journal's times */
-    REQUEST_BYTES = 300,
+    REQUEST_BYTES = 225,
     TURN_REQUESTS = 256,
     TENANTS = 50,
     KEYS = 4, /* of each tenant */
