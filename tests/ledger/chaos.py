@@ -2,7 +2,9 @@
 no crash loop is declared."""
 
 import asyncio
+import os
 import random
+import signal
 import sys
 import time
 
@@ -24,6 +26,7 @@ LONG_OUTAGE_MS = 25 * 3600 * 1000
 # So many requests may begin until it is over: a disk fills with what they leave behind.
 REQUESTS_BESIDE = {"disk_full": 600, "slow_disk": 150}
 REQUESTS_BESIDE_OTHERS = 60
+REDIS_STALL_SECONDS = 3.5  # the store waits 3
 DISK_FULL_SECONDS, SLOW_DISK_SECONDS, SLOW_DISK_MS = 10, 1.0, 40
 BEFORE = ({"kind": "drop_before"}, {"kind": "error_before"}, {"kind": "rate_limit", "retry_after": 1}, {"kind": "lock_timeout"})
 AFTER = ({"kind": "drop_after"}, {"kind": "error_after"}, {"kind": "cut_after"})
@@ -34,10 +37,11 @@ class Chaos:
         self.around, self.traffic = around, traffic
         self.chance = random.Random(f"chaos {seed}")
         self.timeline = []  # (name, begun, ended), monotonic
-        self.counts = dict.fromkeys([*PROCESS_FAULTS, *PROVIDER_FAULTS, "outage_of_25_hours", "drain"], 0)
+        self.counts = dict.fromkeys([*PROCESS_FAULTS, "redis_stalls", *PROVIDER_FAULTS, "outage_of_25_hours", "drain"], 0)
         self.engines = [f"{model}-{n}" for model, row in world.MODELS.items() for n in range(row[1]) if row[1] > 1]
         self.chance.shuffle(self.engines)
-        self.provider = asyncio.Lock()
+        self.gateway_kills = 0
+        self.provider, self.redis = asyncio.Lock(), asyncio.Lock()
 
     def moments(self, faults):
         """[(after so many requests, name)]"""
@@ -53,7 +57,9 @@ class Chaos:
     async def run(self):
         every = [self.follow_closely(self.moments(PROCESS_FAULTS)), self.follow(self.moments(PROVIDER_FAULTS))]
         place = self.chance.randrange(len(self.traffic.plans) * 4 // 10, len(self.traffic.plans) * 7 // 10)
-        await asyncio.gather(*every, self.follow([(place, "outage_of_25_hours")]))
+        stall = self.chance.randrange(len(self.traffic.plans) // 10, len(self.traffic.plans) // 2)
+        alone = [self.follow([(place, "outage_of_25_hours")]), self.follow([(stall, "redis_stalls")])]
+        await asyncio.gather(*every, *alone)
 
     async def follow_closely(self, moments):
         """As follow, and the traffic does not run away from it."""
@@ -74,9 +80,18 @@ class Chaos:
     # ---- processes ----
 
     async def kill_gateway(self):
+        """Every second one while its records are on their way to a slow disk."""
         await self.traffic.victims_at_work("kill_gateway")
-        await asyncio.sleep(self.chance.random() * 0.1)
-        return await self.around.kill_gateway()
+        self.gateway_kills += 1
+        begun, is_slow = time.monotonic(), self.gateway_kills % 2 == 0
+        self.around.slow_disk(SLOW_DISK_MS if is_slow else 0)
+        await asyncio.sleep(0.1 * is_slow + self.chance.random() * 0.1)
+        killing = asyncio.create_task(self.around.kill_gateway())
+        await asyncio.sleep(0)  # it is dead now
+        self.around.slow_disk(0)
+        if is_slow:
+            self.timeline.append(("slow_disk", begun, time.monotonic()))
+        return await killing
 
     async def kill_master(self):
         await self.traffic.victims_at_work("kill_master")
@@ -89,13 +104,30 @@ class Chaos:
         return pid is not None
 
     async def kill_redis(self):
-        return await self.around.kill_redis()
+        async with self.redis:
+            return await self.around.kill_redis()
 
     async def redis_removed(self):
-        return await self.around.kill_redis(wipe=True)
+        async with self.redis:
+            return await self.around.kill_redis(wipe=True)
 
     async def redis_flushed(self):
-        return await self.around.flush_redis()
+        async with self.redis:
+            return await self.around.flush_redis()
+
+    async def redis_stalls(self):
+        """Longer than its answers are waited for: what was asked is done when nobody listens any more."""
+        async with self.redis:
+            pid = self.around.redis_pid()
+            if pid is None:
+                return False
+            born = world.start_time(pid)
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(REDIS_STALL_SECONDS)
+            if world.start_time(pid) != born:
+                return False
+            os.kill(pid, signal.SIGCONT)
+            return True
 
     # ---- the disk ----
 

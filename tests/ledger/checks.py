@@ -453,6 +453,8 @@ def crash(verdict, case):
     if not case.record.progresses:
         verdict.rows["crash_open_only"] += 1
         verdict.expect("d", is_nothing(case), f"{case}: no proof that an engine read it")
+        proof = case.seen.tokens >= 3 and not case.happened("disk_full", 0.5)
+        verdict.expect("d", not proof, f"{case}: it was being relayed, and no PROGRESS says so")
         step(verdict, case)
         return
     verdict.rows["crash_with_progress"] += 1

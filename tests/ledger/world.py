@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEGMENT_BYTES = 48 * 1024  # full after some hundred requests
 PORTS_FROM, PORTS = 20000, 12000  # below what the system gives away by itself
 READY_SECONDS = 20
+HOUR_MS, HOUR_AFTER_MS = 3600 * 1000, 7000
 QUIET_SECONDS, QUIET_FOR_SECONDS = 45, 1.5
 
 KEYS = {"acme-1": "acme", "acme-2": "acme", "bolt-1": "bolt"}
@@ -70,7 +71,8 @@ class World:
     # ---- life ----
 
     async def begin(self):
-        self.set_clock(0)
+        # A full hour comes while the seed runs.
+        self.set_clock(round(HOUR_MS - time.time() * 1000 % HOUR_MS - HOUR_AFTER_MS))
         await self.start_provider()
         self.port, self.admin_port = free_ports(self.seed)
         self.write_config()
