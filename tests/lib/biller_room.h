@@ -96,7 +96,8 @@ static inline void biller_room_path(const struct biller_room *room, const char *
 static inline void biller_room_init(struct biller_room *room)
 {
     char path[PATH_MAX];
-    *room = (struct biller_room){.state_dir = "/tmp/tollgate-biller-XXXXXX"};
+    memset(room, 0, sizeof *room);
+    text_copy(room->state_dir, sizeof room->state_dir, TEXT("/tmp/tollgate-biller-XXXXXX"));
     unit_random_seed();
     alarm(2 * ROOM_HANG_SECONDS);
     assert_non_null(mkdtemp(room->state_dir));

@@ -359,7 +359,7 @@ static void every_question_is_answered(void **state)
 {
     (void) state;
     enum { QUESTIONS = 100 };
-    struct asked asked[QUESTIONS] = {0};
+    static struct asked asked[QUESTIONS];
     struct loop *loop = loop_create();
     biller_room_start(&room);
     for (size_t i = 0; i < QUESTIONS; i++) {
