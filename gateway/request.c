@@ -286,7 +286,7 @@ void request_reply_error(struct request *request)
 void request_keep_partial_usage(struct request *request)
 {
     bool is_at_it = request->exchange != NULL && !request->relay_over && request->relay.kind != RELAY_ERROR;
-    if (is_at_it && request->sent_whole)
+    if (is_at_it && (request->sent_whole || request->engine_status == 200))
         request->usage = relay_usage(&request->relay, false, request->estimate.input_tokens);
 }
 
