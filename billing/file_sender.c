@@ -103,20 +103,24 @@ static bool encode(struct file_sender *sender, struct epoch_rows rows)
     return fits;
 }
 
+static bool put_off(struct file_sender *sender, const char *what)
+{
+    snprintf(sender->trouble, sizeof sender->trouble, "%s of the provider file: %s", what, strerror(errno));
+    back_off_failed(&sender->back_off, clock_mono_ms());
+    metric_count(METRIC_BILLING_EVENTS, PROVIDER_KIND_NAMES[PROVIDER_FILE], "retry");
+    return false;
+}
+
 /* Sent, synced, written, acknowledged: a row that may be in the file never looks as if it were not. */
 static bool deliver(struct file_sender *sender, struct epoch_rows rows, const char *directory)
 {
     char name[PROVIDER_FILE_NAME_BYTES];
     provider_file_name(&row_states_at(sender->states, rows.first)->row.name.epoch, name);
-    return mark(sender, rows, ROW_SENT) && encode(sender, rows) &&
-           provider_file_deliver(directory, name, buffer_text(&sender->content)) && mark(sender, rows, ROW_ACKED);
-}
-
-static void put_off(struct file_sender *sender)
-{
-    snprintf(sender->trouble, sizeof sender->trouble, "the directory of the provider file: %s", strerror(errno));
-    back_off_failed(&sender->back_off, clock_mono_ms());
-    metric_count(METRIC_BILLING_EVENTS, PROVIDER_KIND_NAMES[PROVIDER_FILE], "retry");
+    if (!mark(sender, rows, ROW_SENT))
+        return put_off(sender, "the states");
+    if (!encode(sender, rows) || !provider_file_deliver(directory, name, buffer_text(&sender->content)))
+        return put_off(sender, "the directory");
+    return mark(sender, rows, ROW_ACKED) || put_off(sender, "the states");
 }
 
 /* @count rows were due. */
@@ -155,10 +159,8 @@ bool file_sender_turn(struct file_sender *sender, const struct policy *policy, m
         size_t count = due_count(sender, rows);
         if (clock_mono_ms() >= until)
             return true;
-        if (!deliver(sender, rows, directory)) {
-            put_off(sender);
+        if (!deliver(sender, rows, directory))
             return false;
-        }
         note_delivered(sender, count);
     }
     return false;

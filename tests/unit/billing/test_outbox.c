@@ -1,0 +1,395 @@
+/* billing/outbox: each epoch of the ledger makes its rows once, whole, in order, from the time the provider is there.
+ */
+#include "billing/outbox.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "conf/load.h"
+#include "tests/unit/conf/scratch.h"
+
+static const char WRITER_A[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", WRITER_B[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+static struct outbox *outbox;
+static const struct policy *policy, *without, *later;
+static uint64_t shipped[2]; /* the last epoch of A and B that may go */
+
+#define MODELS "models: { m: { engines: [ { url: 'http://127.0.0.1:8000' } ] } }\ntenants: { t: {}, u: {} }\n"
+#define STRIPE                                                                                                         \
+    "billing: { providers: [ { stripe: { api_key_file: stripe.key, api_base: 'http://127.0.0.1:1', "                   \
+    "meters: [ %s ] } } ] }\n"
+#define IN  "{ event_name: in, measure: input_tokens }"
+#define OUT "{ event_name: out, measure: output_tokens }"
+
+static const struct policy *load(const char *billing)
+{
+    char yaml[1024];
+    struct problem_list problems;
+    problem_list_init(&problems);
+    scratch_write("stripe.key", "rk_test_1");
+    snprintf(yaml, sizeof yaml, MODELS "%s", billing);
+    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), &problems);
+    const struct policy *loaded = policy_load(bundle, LOAD_RUN, &problems);
+    if (loaded == NULL)
+        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
+    bundle_destroy(&bundle);
+    problem_list_finish(&problems);
+    return loaded;
+}
+
+static const struct policy *load_stripe(const char *meters)
+{
+    char billing[512];
+    snprintf(billing, sizeof billing, STRIPE, meters);
+    return load(billing);
+}
+
+static void open_outbox(void)
+{
+    char error[OUTBOX_TROUBLE_BYTES] = "", billing[SCRATCH_PATH_BYTES], ledger[SCRATCH_PATH_BYTES];
+    snprintf(billing, sizeof billing, "%.200s/billing", scratch_directory);
+    snprintf(ledger, sizeof ledger, "%.200s/ledger", scratch_directory);
+    struct outbox_options options = {billing, ledger, "00112233445566778899aabbccddeeff", PROVIDER_STRIPE};
+    outbox = outbox_open(&options, error);
+    if (outbox == NULL)
+        fail_msg("%s", error);
+}
+
+static void write_since(wall_ms since)
+{
+    char line[32];
+    snprintf(line, sizeof line, "%lld\n", (long long) since);
+    scratch_write("billing/stripe.since", line);
+}
+
+static int set_up(void **state)
+{
+    if (scratch_create(state) != 0)
+        return -1;
+    assert_int_equal(mkdir(scratch_path("billing"), 0700), 0);
+    assert_int_equal(mkdir(scratch_path("ledger"), 0700), 0);
+    policy = load_stripe(IN ", " OUT);
+    later = load_stripe("{ event_name: other, measure: input_tokens }, " OUT);
+    without = load("");
+    shipped[0] = shipped[1] = UINT64_MAX;
+    write_since(1000);
+    open_outbox();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    outbox_close(&outbox);
+    policy_drop(&policy);
+    policy_drop(&later);
+    policy_drop(&without);
+    return scratch_destroy(state);
+}
+
+static struct ledger_name name_of(const char *writer, uint64_t epoch)
+{
+    struct ledger_name name = {.epoch = epoch};
+    memcpy(name.writer, writer, sizeof name.writer);
+    return name;
+}
+
+/* Two tenants, input and output: four rows with the first policy. */
+static void seal_quietly(const char *writer, uint64_t epoch, wall_ms ended)
+{
+    struct ledger_head head = {.name = name_of(writer, epoch), .began = ended - 1, .ended = ended};
+    struct cells *cells = cells_create();
+    for (int tenant = 0; tenant < 2; tenant++) {
+        struct cell cell = {
+            tenant == 0 ? TEXT("t") : TEXT("u"), TEXT("k"), TEXT("m"), MEASURE_INPUT_TOKENS, COUNT_ENGINE, 7};
+        assert_true(cells_add(cells, &cell));
+        cell.measure = MEASURE_OUTPUT_TOKENS;
+        assert_true(cells_add(cells, &cell));
+    }
+    assert_true(ledger_write(scratch_path("ledger"), &head, cells));
+    cells_destroy(&cells);
+}
+
+static void seal(const char *writer, uint64_t epoch, wall_ms ended)
+{
+    struct ledger_name name = name_of(writer, epoch);
+    seal_quietly(writer, epoch, ended);
+    outbox_sealed(outbox, &name);
+}
+
+static bool may_go(void *owner, const struct ledger_name *epoch)
+{
+    (void) owner;
+    return epoch->epoch <= shipped[epoch->writer[0] == 'b'];
+}
+
+static size_t rows_after(const struct policy *now)
+{
+    struct outbox_turn turn = {now, may_go, NULL, 5000, INT64_MAX};
+    outbox_follow(outbox, now);
+    assert_false(outbox_turn(outbox, &turn));
+    return row_states_count(outbox_states(outbox));
+}
+
+static void again(void)
+{
+    outbox_close(&outbox);
+    open_outbox();
+}
+
+/* ---- which epochs ---- */
+
+static void each_epoch_makes_its_rows_once(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 1000);
+    assert_int_equal(rows_after(policy), 4);
+    seal(WRITER_A, 1, 1000);
+    seal(WRITER_A, 2, 2000);
+    seal(WRITER_B, 1, 1500);
+    assert_int_equal(rows_after(policy), 12);
+    again();
+    assert_int_equal(rows_after(policy), 12);
+    seal(WRITER_A, 1, 1000);
+    assert_int_equal(rows_after(policy), 12);
+    assert_string_equal(outbox_trouble(outbox), "");
+}
+
+/* Whatever the configuration says meanwhile, an epoch that has rows makes no others. */
+static void another_configuration_changes_nothing(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 1000);
+    assert_int_equal(rows_after(policy), 4);
+    again();
+    assert_int_equal(rows_after(later), 4);
+    seal(WRITER_A, 2, 2000);
+    assert_int_equal(rows_after(later), 8);
+    assert_string_equal(row_states_at(outbox_states(outbox), 4)->row.name.meter, "other");
+}
+
+static void what_ended_before_the_provider_makes_none(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 999);
+    seal_quietly(WRITER_A, 2, 1000);
+    assert_int_equal(rows_after(policy), 4);
+    assert_int_equal(row_states_at(outbox_states(outbox), 0)->row.name.epoch.epoch, 2);
+}
+
+static void the_first_policy_that_names_it_is_remembered(void **state)
+{
+    (void) state;
+    wall_ms since = 0;
+    assert_int_equal(unlink(scratch_path("billing/stripe.since")), 0);
+    seal_quietly(WRITER_A, 1, policy->loaded_wall_ms - 1);
+    assert_int_equal(rows_after(without), 0);
+    assert_false(outbox_since(scratch_path("billing"), PROVIDER_STRIPE, &since));
+    assert_int_equal(errno, ENOENT);
+    assert_int_equal(rows_after(policy), 0);
+    assert_true(outbox_since(scratch_path("billing"), PROVIDER_STRIPE, &since));
+    assert_int_equal(since, policy->loaded_wall_ms);
+    seal(WRITER_A, 2, since);
+    assert_int_equal(rows_after(policy), 4);
+    /* What ended while it was not named is made when it is again. */
+    assert_int_equal(rows_after(without), 4);
+    seal(WRITER_A, 3, since + 1);
+    assert_int_equal(rows_after(without), 4);
+    assert_false(outbox_is_active(outbox));
+    again();
+    assert_int_equal(rows_after(later), 8);
+    assert_true(outbox_since(scratch_path("billing"), PROVIDER_STRIPE, &since));
+    assert_int_equal(since, policy->loaded_wall_ms);
+}
+
+static void a_damaged_since_is_said(void **state)
+{
+    (void) state;
+    wall_ms since;
+    static const char *const damaged[] = {"", "17", "x\n", "-1\n", "12 \n"};
+    seal_quietly(WRITER_A, 1, 2000);
+    for (size_t i = 0; i < sizeof damaged / sizeof damaged[0]; i++) {
+        scratch_write("billing/stripe.since", damaged[i]);
+        assert_false(outbox_since(scratch_path("billing"), PROVIDER_STRIPE, &since));
+        assert_int_equal(rows_after(policy), 0);
+        assert_non_null(strstr(outbox_trouble(outbox), ".since is damaged"));
+    }
+    write_since(1000);
+    assert_int_equal(rows_after(policy), 4);
+    assert_string_equal(outbox_trouble(outbox), "");
+}
+
+/* ---- order ---- */
+
+/* The last epoch with rows says which have them: none overtakes one of its writer. */
+static void epochs_of_a_writer_go_in_order(void **state)
+{
+    (void) state;
+    shipped[0] = 1;
+    shipped[1] = 0;
+    assert_int_equal(rows_after(policy), 0);
+    for (uint64_t i = 1; i <= 3; i++) {
+        seal(WRITER_A, i, 1000 + (wall_ms) i);
+        seal(WRITER_B, i, 1000 + (wall_ms) i);
+    }
+    assert_int_equal(rows_after(policy), 4);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_A), 2);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_B), 1);
+    assert_int_equal(outbox_first_waiting(outbox, "none"), 0);
+    assert_int_equal(outbox_oldest_waiting(outbox), 1000);
+    shipped[1] = 3;
+    assert_int_equal(rows_after(policy), 16);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_B), 0);
+    again();
+    shipped[0] = 3;
+    assert_int_equal(rows_after(policy), 24);
+    assert_int_equal(outbox_oldest_waiting(outbox), 0);
+}
+
+static void a_damaged_ledger_file_stops_its_writer_only(void **state)
+{
+    (void) state;
+    char path[SCRATCH_PATH_BYTES];
+    seal_quietly(WRITER_A, 1, 1000);
+    seal_quietly(WRITER_A, 2, 1001);
+    seal_quietly(WRITER_B, 1, 1000);
+    snprintf(path, sizeof path, "%s", scratch_path("ledger/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-00000001.jsonl"));
+    assert_int_equal(truncate(path, 200), 0);
+    assert_int_equal(rows_after(policy), 4);
+    assert_non_null(strstr(outbox_trouble(outbox), "damaged"));
+    assert_string_equal(row_states_at(outbox_states(outbox), 0)->row.name.epoch.writer, WRITER_B);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_A), 1);
+}
+
+static void time_that_runs_out_is_told(void **state)
+{
+    (void) state;
+    struct outbox_turn turn = {policy, may_go, NULL, 5000, 0};
+    seal_quietly(WRITER_A, 1, 1000);
+    outbox_follow(outbox, policy);
+    assert_true(outbox_turn(outbox, &turn));
+    assert_int_equal(row_states_count(outbox_states(outbox)), 0);
+}
+
+/* ---- whole or not at all ---- */
+
+/* As the gateway leaves it when it dies after @count of the epoch's rows. */
+static void die_after(size_t count)
+{
+    struct row_states *states = outbox_states(outbox);
+    struct row_states *adding;
+    struct row rows[4];
+    assert_int_equal(row_states_count(states), 4);
+    for (size_t i = 0; i < 4; i++)
+        rows[i] = row_states_at(states, i)->row;
+    outbox_close(&outbox);
+    assert_int_equal(unlink(scratch_path("billing/stripe.states")), 0);
+    (void) mkdir(scratch_path("billing/adding"), 0700);
+    adding = row_states_open(scratch_path("billing/adding"), PROVIDER_STRIPE);
+    states = row_states_open(scratch_path("billing"), PROVIDER_STRIPE);
+    for (size_t i = 0; i < 4; i++) {
+        assert_true(row_states_add(adding, &rows[i], ROW_HELD, 77, "because"));
+        assert_true(i >= count || row_states_add(states, &rows[i], ROW_HELD, 77, "because"));
+    }
+    row_states_close(&adding);
+    row_states_close(&states);
+}
+
+/* Also when the configuration is another one when it starts again. */
+static void an_epoch_that_was_being_added_is_made_whole(void **state)
+{
+    (void) state;
+    for (size_t count = 0; count <= 4; count++) {
+        assert_int_equal(unlink(scratch_path("billing/stripe.states")), 0);
+        again();
+        seal_quietly(WRITER_A, 1, 1000);
+        assert_int_equal(rows_after(policy), 4);
+        die_after(count);
+        open_outbox();
+        assert_int_equal(rows_after(later), 4);
+        assert_string_equal(row_states_at(outbox_states(outbox), 0)->row.name.meter, "in");
+        assert_int_equal(row_states_at(outbox_states(outbox), 3)->when, 77);
+        assert_int_equal(access(scratch_path("billing/adding/stripe.states"), F_OK), -1);
+        outbox_close(&outbox);
+        open_outbox();
+        assert_int_equal(rows_after(later), 4);
+    }
+}
+
+static void rows_that_cannot_be_written_come_later(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 1000);
+    scratch_write("billing/making", "a file where a directory should be");
+    assert_int_equal(rows_after(policy), 0);
+    assert_non_null(strstr(outbox_trouble(outbox), "epoch 1"));
+    assert_int_equal(unlink(scratch_path("billing/making")), 0);
+    again();
+    assert_int_equal(rows_after(policy), 4);
+}
+
+/* The disk is full after the second of four rows; until it has room again somebody changes the configuration. */
+static void rows_that_were_begun_are_finished_as_they_were(void **state)
+{
+    (void) state;
+    struct stat status;
+    struct rlimit before, limit;
+    for (uint64_t i = 1; i <= 3; i++)
+        seal_quietly(WRITER_A, i, 1000 + (wall_ms) i);
+    assert_int_equal(rows_after(policy), 12);
+    assert_int_equal(stat(scratch_path("billing/stripe.states"), &status), 0);
+    off_t line = status.st_size / 12;
+    (void) signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = (rlim_t) (status.st_size + line * 5 / 2);
+    seal(WRITER_A, 4, 2000);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(rows_after(policy), 14);
+    assert_int_equal(rows_after(later), 14);
+    assert_string_not_equal(outbox_trouble(outbox), "");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    usleep(1100 * 1000); /* its back-off */
+    seal(WRITER_A, 5, 3000);
+    assert_int_equal(rows_after(later), 20);
+    assert_string_equal(outbox_trouble(outbox), "");
+    for (size_t i = 12; i < 16; i++)
+        assert_string_not_equal(row_states_at(outbox_states(outbox), i)->row.name.meter, "other");
+    again();
+    assert_int_equal(rows_after(later), 20);
+}
+
+/* ---- what holds a row ---- */
+
+static void rows_without_a_customer_are_held(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 1000);
+    assert_int_equal(rows_after(policy), 4);
+    for (size_t i = 0; i < 4; i++) {
+        const struct row_entry *entry = row_states_at(outbox_states(outbox), i);
+        assert_int_equal(entry->state, ROW_HELD);
+        assert_non_null(strstr(entry->reason, "has no customer"));
+        assert_int_equal(entry->when, 5000);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(each_epoch_makes_its_rows_once),
+        TEST(another_configuration_changes_nothing),
+        TEST(what_ended_before_the_provider_makes_none),
+        TEST(the_first_policy_that_names_it_is_remembered),
+        TEST(a_damaged_since_is_said),
+        TEST(epochs_of_a_writer_go_in_order),
+        TEST(a_damaged_ledger_file_stops_its_writer_only),
+        TEST(time_that_runs_out_is_told),
+        TEST(an_epoch_that_was_being_added_is_made_whole),
+        TEST(rows_that_cannot_be_written_come_later),
+        TEST(rows_that_were_begun_are_finished_as_they_were),
+        TEST(rows_without_a_customer_are_held),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
