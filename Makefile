@@ -73,7 +73,7 @@ $(OUT)/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
 	$(call SAY,CC)$(if $(V),set -x;) $(CC) $(CFLAGS_ALL) -c -o $@ $<
 # The assembler puts the script into the object; the tests include the source.
-$(OUT)/billing/ship.o $(OUT)/tests/unit/billing/test_shipper.o: billing/ship.lua
+$(OUT)/billing/ship.o $(OUT)/tests/unit/billing/test_shipper.o: billing/ship.lua billing/forget.lua
 $(OUT)/billing/restore.o $(OUT)/tests/unit/billing/test_restore.o: billing/restore.lua
 $(OUT)/unit/%: $(OUT)/tests/unit/%.o $(HELPER_OBJECTS) $(OUT)/libtollgate.a
 	@mkdir -p $(@D)

@@ -1,4 +1,4 @@
-/* The words of one call of ship.lua, which is part of the program. */
+/* The words of one call of ship.lua, which is part of the program, as forget.lua is. */
 #include "billing/ship.h"
 
 #include <stdio.h>
@@ -34,7 +34,7 @@ enum { WORDS_MAX = WORD_INCREMENTS + SHIP_RECORDS_MAX * MEASURES_MAX * INCREMENT
 _Static_assert((int) WORDS_MAX <= (int) REDIS_ARGUMENTS_MAX, "a batch is one command");
 
 struct ship_batch {
-    struct redis_script script;
+    struct redis_script script, forget_script;
     char writer_id[33];
     uint64_t after, last, epoch; /* epoch 0: none known yet */
     int64_t retention_s;
@@ -46,7 +46,7 @@ struct ship_batch {
     char memory[MEMORY_BYTES];
 };
 
-/* billing/ship.lua itself; the assembler reads it. */
+/* billing/ship.lua and forget.lua themselves; the assembler reads them. */
 __asm__(".pushsection .rodata\n"
         ".hidden ship_script_begin\n"
         ".global ship_script_begin\n"
@@ -56,14 +56,24 @@ __asm__(".pushsection .rodata\n"
         ".global ship_script_end\n"
         "ship_script_end:\n"
         ".byte 0\n"
+        ".hidden forget_script_begin\n"
+        ".global forget_script_begin\n"
+        "forget_script_begin:\n"
+        ".incbin \"billing/forget.lua\"\n"
+        ".hidden forget_script_end\n"
+        ".global forget_script_end\n"
+        "forget_script_end:\n"
+        ".byte 0\n"
         ".popsection\n");
-extern const char ship_script_begin[], ship_script_end[];
+extern const char ship_script_begin[], ship_script_end[], forget_script_begin[], forget_script_end[];
 
 struct ship_batch *ship_batch_create(void)
 {
     struct ship_batch *batch = calloc(1, sizeof *batch);
     struct text source = {ship_script_begin, (size_t) (ship_script_end - ship_script_begin)};
-    if (batch != NULL && !redis_script_init(&batch->script, source))
+    struct text forget_source = {forget_script_begin, (size_t) (forget_script_end - forget_script_begin)};
+    if (batch != NULL &&
+        !(redis_script_init(&batch->script, source) && redis_script_init(&batch->forget_script, forget_source)))
         ship_batch_destroy(&batch);
     return batch;
 }
@@ -205,4 +215,14 @@ enum redis_result ship_apply(struct ship_batch *batch, struct redis *redis, uint
         return REDIS_REFUSED;
     *ret_mark = (uint64_t) mark;
     return REDIS_DONE;
+}
+
+enum redis_result ship_forget(struct ship_batch *batch, struct redis *redis)
+{
+    char cells[KEY_BYTES];
+    batch->epoch = 0;
+    set_head(batch);
+    snprintf(cells, sizeof cells, "tg:{%s}:cells:", batch->writer_id);
+    const struct text words[] = {TEXT("2"), text_of(batch->keys[0]), text_of(batch->keys[2]), text_of(cells)};
+    return redis_run(redis, &batch->forget_script, words, sizeof words / sizeof *words, NULL);
 }

@@ -53,5 +53,8 @@ bool ship_is_full(const struct ship_batch *batch);
 /* Apply it. With REDIS_DONE @ret_mark is the sequence up to which Redis has everything: ship_last or more; less when
  * Redis lost something, and then nothing was applied. */
 enum redis_result ship_apply(struct ship_batch *batch, struct redis *redis, uint64_t *ret_mark);
+/* Forget everything that Redis has of the batch's writer, in one step: it is more than the truth, and has to be shipped
+ * again from the first record. */
+enum redis_result ship_forget(struct ship_batch *batch, struct redis *redis);
 
 #endif

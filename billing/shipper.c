@@ -29,6 +29,7 @@ struct shipper {
     uint64_t regressions;
     uint64_t finish; /* sequence of the FINISH, or 0 */
     const char *trouble;
+    bool was_behind;         /* Redis had records that the journal lost */
     struct restore *restore; /* of what comes before the oldest segment; NULL: none is under way */
     uint64_t restore_mark;   /* Redis has it when that is done */
     uint64_t restored;       /* epochs, by restorations that are over */
@@ -71,6 +72,11 @@ const char *shipper_writer_id(const struct shipper *shipper)
 uint64_t shipper_shipped(const struct shipper *shipper)
 {
     return shipper->shipped;
+}
+
+bool shipper_was_behind(const struct shipper *shipper)
+{
+    return shipper->was_behind;
 }
 
 bool shipper_is_bare(const struct shipper *shipper)
@@ -170,7 +176,7 @@ static enum shipper_result stuck(struct shipper *shipper, const char *trouble)
     return SHIPPER_STUCK;
 }
 
-enum fill { FILL_READY, FILL_HOLE, FILL_STUCK };
+enum fill { FILL_READY, FILL_HOLE, FILL_STUCK, FILL_BEHIND };
 
 /* A record that Redis has already. */
 static enum fill skip(struct shipper *shipper, const struct record *record)
@@ -180,8 +186,7 @@ static enum fill skip(struct shipper *shipper, const struct record *record)
     shipper->finish = record->sequence;
     if (record->sequence == shipper->shipped)
         return FILL_READY;
-    stuck(shipper, "Redis has records that the journal lost: its sums of this writer are not those of the ledger");
-    return FILL_STUCK;
+    return FILL_BEHIND;
 }
 
 /* The record after the last of the batch. */
@@ -351,6 +356,20 @@ static enum shipper_result cross_hole(struct shipper *shipper, struct ship_batch
     return shipper->shipped + 1 >= first ? SHIPPER_MORE : begin_restore(shipper, first);
 }
 
+/* The journal's end is before what Redis has: a power cut took what nobody was promised. The journal is what counts. */
+static enum shipper_result catch_up(struct shipper *shipper, struct ship_batch *batch, struct redis *redis)
+{
+    rewind_to_shipped(shipper);
+    enum redis_result result = ship_forget(batch, redis);
+    if (result != REDIS_DONE)
+        return result == REDIS_DOWN ? SHIPPER_DOWN : SHIPPER_REFUSED;
+    log_event(LOG_WARNING, "store",
+              "Redis had records of writer %s that its journal lost: it gets what the journal has", shipper->writer_id);
+    shipper->was_behind = true;
+    shipper->shipped = 0;
+    return SHIPPER_MORE;
+}
+
 /* ---- a turn ---- */
 
 /* The journal says nothing more: it has ended, or the segment in which it is read has gone. */
@@ -375,6 +394,8 @@ enum shipper_result shipper_turn(struct shipper *shipper, struct ship_batch *bat
     enum fill filled = fill(shipper, batch, &end);
     if (filled == FILL_HOLE && ship_count(batch) == 0)
         return cross_hole(shipper, batch, redis, journal_reader_position(shipper->reader).sequence);
+    if (filled == FILL_BEHIND)
+        return catch_up(shipper, batch, redis);
     if (filled == FILL_STUCK)
         return SHIPPER_STUCK;
     shipper->trouble = "";

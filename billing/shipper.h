@@ -47,6 +47,8 @@ bool shipper_is_finished(const struct shipper *shipper);
 wall_ms shipper_oldest_unshipped(const struct shipper *shipper);
 /* No segment that is left has a record: nothing says what Redis should have of it. As of the last turn. */
 bool shipper_is_bare(const struct shipper *shipper);
+/* Redis had more than the journal, as after a power cut at level OS, and was made to forget it. */
+bool shipper_was_behind(const struct shipper *shipper);
 /* How many epochs were put back from ledger files. */
 uint64_t shipper_restored(const struct shipper *shipper);
 /* How often Redis had less than it had confirmed. */

@@ -139,10 +139,10 @@ static void meet_writer(struct store *store, const char *name, const char *id)
     store->writer_count++;
 }
 
-/* Its directory is gone. When Redis did not have all of it, only the ledger has. */
+/* Its directory is gone. When Redis did not have all of it, or the journal had not, only the ledger has. */
 static void drop_writer(struct store *store, struct writer *writer)
 {
-    if (shipper_is_finished(writer->shipper))
+    if (shipper_is_finished(writer->shipper) && !shipper_was_behind(writer->shipper))
         sweep_note_gone(store->sweep, shipper_writer_id(writer->shipper));
     else
         sweep_begin(store->sweep);
