@@ -36,7 +36,7 @@ LIBRARY_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(filter-out gateway/main.c,$(SOURC
 HELPER_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/lib/*.c))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/*/test_*.c))
 SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.c))
-TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock $(OUT)/tools/slow_disk.so
+TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock $(OUT)/tools/slow_disk.so $(OUT)/tools/tollgate_ledger
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all run test lint unit e2e ledger asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE

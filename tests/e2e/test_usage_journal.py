@@ -507,6 +507,38 @@ def test_a_disk_that_refuses(make_gateway, make_engine):
     assert own.metric_sum("tollgate_journal_write_seconds_count") >= 4
 
 
+def test_a_disk_that_is_full_when_the_next_segment_is_due(make_gateway, make_engine):
+    """With small segments; what is left of the last one is kept for the requests that are open."""
+    engine = make_engine(model="m")
+    binary = paths.SCRIPTED_ENGINE.parent / "tollgate_ledger"
+    segment_bytes = 64 * 1024
+    own = make_gateway(
+        {"workers": 1, "models": {"m": {"engines": [engine.yaml()]}}},
+        binary=binary,
+        environment={"TOLLGATE_SEGMENT_BYTES": str(segment_bytes)},
+    )
+    wire = own.open_stream("m", "[[tokens=1000]][[interval_ms=20]]", seconds=60, max_tokens=1000)
+    wire.read_chunk()
+    gateway_limit(own, segment_bytes - 1)  # of those there are all but the last byte may be written
+    served = []
+    for _ in range(3000):
+        answer = own.complete("m", "hello")
+        if is_refused(answer):
+            break
+        assert answer.status_code == 200, answer.text
+        served.append(answer.headers["x-request-id"])
+    else:
+        raise AssertionError("the disk never was full")
+    assert len(served) > 100 and is_refused(own.complete("m", "hello")), "it stays so"
+    wire.close()
+    assert_billed(only_close(own, wire.headers["x-request-id"]), "client_gone")
+    closes = {row["request_id"] for row in of_type(records(own), "CLOSE")}
+    assert set(served) <= closes
+
+    gateway_limit(own, None)
+    wait_until(lambda: own.complete("m", "hello").status_code == 200, "work to be taken again")
+
+
 def test_a_journal_that_cannot_be_made(make_gateway, make_engine):
     engine = make_engine(model="m")
     own = make_gateway({"workers": 1, "models": {"m": {"engines": [engine.yaml()]}}})
