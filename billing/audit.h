@@ -52,6 +52,10 @@ bool audit_rows_add_epoch(struct audit_rows *rows, const struct ledger_head *hea
 /* After all epochs: rows of epochs that were not added. False with errno. */
 bool audit_rows_end(struct audit_rows *rows);
 
+/* The states, read once more after the provider was asked: rows that moved meanwhile, or came, may be in its answer or
+ * not, and count as sent. Once, after audit_rows_end and before the answers are told. False with errno. */
+bool audit_rows_settle(struct audit_rows *rows, const struct row_states *later);
+
 /* What is to be asked of a provider that can tell: after audit_rows_end, in order of customer, event name and hour. */
 struct audit_total {
     const char *customer, *event_name;

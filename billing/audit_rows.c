@@ -30,6 +30,8 @@ struct audit_rows {
     bool *seen;                       /* by place in @entries */
     size_t count;
     struct meter_age *ages; /* one each of the provider's meters */
+    struct row *to_come;    /* counted as pending, although no state knows them yet */
+    size_t to_come_count, to_come_capacity;
     struct share *shares;
     size_t share_count;
     struct audit_total *totals;
@@ -139,6 +141,7 @@ void audit_rows_destroy(struct audit_rows **rows)
     free(dying->entries);
     free(dying->seen);
     free(dying->ages);
+    free(dying->to_come);
     free(dying->shares);
     free(dying->totals);
     free(dying);
@@ -301,6 +304,20 @@ static bool has_entry(const struct epoch_at_hand *at, const struct row *row)
     return false;
 }
 
+static bool add_to_come(struct audit_rows *rows, const struct row *row)
+{
+    if (rows->to_come_count == rows->to_come_capacity) {
+        size_t capacity = rows->to_come_capacity == 0 ? FIRST : rows->to_come_capacity * 2;
+        struct row *more = realloc(rows->to_come, capacity * sizeof *more);
+        if (more == NULL)
+            return false;
+        rows->to_come = more;
+        rows->to_come_capacity = capacity;
+    }
+    rows->to_come[rows->to_come_count++] = *row;
+    return add(rows, row, RECONCILE_PENDING, row->quantity);
+}
+
 /* A row that the ledger makes and nobody knows: it will be made, or it is lost, or it never was to be. */
 static bool audit_missing(const struct epoch_at_hand *at, const struct row *row, const struct made *redis)
 {
@@ -309,8 +326,7 @@ static bool audit_missing(const struct epoch_at_hand *at, const struct row *row,
     int64_t in_redis = redis != NULL ? quantity_in(redis, row) : row->quantity;
     if (!is_to_come && !had_meter(at, row))
         return true;
-    return (!is_to_come || add(at->rows, row, RECONCILE_PENDING, row->quantity)) &&
-           add_sums(at->rows, row, row->quantity, in_redis);
+    return (!is_to_come || add_to_come(at->rows, row)) && add_sums(at->rows, row, row->quantity, in_redis);
 }
 
 static bool audit_made(const struct epoch_at_hand *at, const struct made *ledger, const struct made *redis)
@@ -450,6 +466,69 @@ bool audit_rows_end(struct audit_rows *rows)
         make_totals(rows);
     return good;
 }
+
+/* ---- what moved ---- */
+
+/* It may be in the answer now. */
+static void open_share(struct audit_rows *rows, const struct row_entry *entry)
+{
+    wall_ms hour = entry->row.ended - entry->row.ended % HOUR_MS;
+    for (size_t i = 0; i < rows->share_count; i++) {
+        struct share *share = &rows->shares[i];
+        if (share->hour == hour && strcmp(share->event_name, row_event_name(&entry->row)) == 0 &&
+            strcmp(share->entry->row.name.tenant, entry->row.name.tenant) == 0) {
+            share->open += entry->row.quantity;
+            return;
+        }
+    }
+}
+
+static bool is_to_come(const struct audit_rows *rows, const char *id)
+{
+    for (size_t i = 0; i < rows->to_come_count; i++) {
+        if (strcmp(rows->to_come[i].id, id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A row that had no state before. */
+static bool settle_new(struct audit_rows *rows, const struct row_entry *now)
+{
+    const struct row *row = &now->row;
+    bool was_counted = is_to_come(rows, row->id);
+    open_share(rows, now);
+    if (was_counted && !add(rows, row, RECONCILE_PENDING, -row->quantity))
+        return false;
+    return (was_counted || add_sums(rows, row, row->quantity, row->quantity)) &&
+           add(rows, row, RECONCILE_SENT, row->quantity);
+}
+
+static bool settle_one(struct audit_rows *rows, const struct row_entry *now)
+{
+    const struct row_entry *before = row_states_find(rows->source.states, now->row.id);
+    if (now->row.ended < rows->source.from || now->row.ended >= rows->source.to)
+        return true;
+    if (before == NULL)
+        return settle_new(rows, now);
+    if (before->state == now->state && before->when == now->when)
+        return true;
+    if (cannot_be_there(before)) /* what can was counted as open, or delivered, before */
+        open_share(rows, now);
+    return before->state == ROW_SENT || before->state == ROW_ACKED || before->state == ROW_DUPLICATE ||
+           (add(rows, &now->row, reconcile_column_of(before->state), -now->row.quantity) &&
+            add(rows, &now->row, RECONCILE_SENT, now->row.quantity));
+}
+
+bool audit_rows_settle(struct audit_rows *rows, const struct row_states *later)
+{
+    bool good = true;
+    for (size_t i = 0; good && i < row_states_count(later); i++)
+        good = settle_one(rows, row_states_at(later, i));
+    return good;
+}
+
+/* ---- answers ---- */
 
 size_t audit_rows_totals(const struct audit_rows *rows, const struct audit_total **ret)
 {

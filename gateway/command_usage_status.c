@@ -45,6 +45,8 @@ static void print_waiting(json_t *row)
            string_in(row, "tenant"), string_in(row, "meter"), number_in(row, "quantity"), string_in(row, "ended"),
            string_in(row, "reason"));
     printf("           then: tollgate billing %s %s\n", is_held ? "release" : "retry", id);
+    if (is_held && strstr(string_in(row, "reason"), "arrived") != NULL)
+        printf("           or, when the provider has it: tollgate billing release --delivered %s\n", id);
 }
 
 static void print_provider(json_t *provider)

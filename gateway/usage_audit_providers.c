@@ -23,8 +23,9 @@ struct asking {
     struct loop *loop;
     struct totals *totals;
     const struct audit_total *list;
+    int64_t *answers;
     size_t count, next;
-    bool failed; /* memory, or a sum */
+    bool failed; /* memory */
 };
 
 static void ask_next(struct asking *asking);
@@ -39,12 +40,7 @@ static void told(void *owner, int64_t total, const char *error)
         loop_stop(asking->loop);
         return;
     }
-    if (!audit_rows_answer(asking->provider->rows, &asking->list[asking->next], total)) {
-        asking->failed = true;
-        loop_stop(asking->loop);
-        return;
-    }
-    asking->next++;
+    asking->answers[asking->next++] = total;
     ask_next(asking);
 }
 
@@ -71,30 +67,50 @@ static void first_turn(struct loop_task *task)
     ask_next(task->owner);
 }
 
+/* All answers, or a reason. False: no memory. */
+static bool ask_all(struct asking *asking)
+{
+    asking->loop = loop_create();
+    struct fetcher *fetcher = asking->loop == NULL ? NULL : fetcher_create(asking->loop);
+    asking->totals = fetcher == NULL ? NULL : totals_create(fetcher);
+    struct loop_task first = {.run = first_turn, .owner = asking};
+    bool good = asking->totals != NULL;
+    if (good) {
+        loop_post(asking->loop, &first);
+        loop_run(asking->loop);
+    }
+    totals_destroy(&asking->totals);
+    if (fetcher != NULL)
+        fetcher_destroy(&fetcher);
+    loop_destroy(asking->loop);
+    return good && !asking->failed;
+}
+
+/* Rows go on moving while the provider is asked. */
+static bool settle(struct usage_audit *audit, struct usage_audit_provider *provider)
+{
+    char directory[PATH_MAX];
+    struct row_states *later = row_states_read(usage_path(audit->policy, "billing", directory), provider->policy->kind);
+    bool good = later != NULL && audit_rows_settle(provider->rows, later);
+    row_states_close(&later);
+    return good;
+}
+
 static bool ask_totals(struct usage_audit *audit, struct usage_audit_provider *provider)
 {
     struct asking asking = {.audit = audit, .provider = provider};
     asking.count = audit_rows_totals(provider->rows, &asking.list);
-    provider->known.provider = true;
-    if (asking.count > TOTALS_MAX) {
-        provider->known.provider = false;
+    provider->known.provider = asking.count <= TOTALS_MAX;
+    if (!provider->known.provider)
         usage_audit_reason(audit, "%s is not asked for %zu totals: give a shorter window, --from and --to",
                            PROVIDER_KIND_NAMES[provider->policy->kind], asking.count);
+    if (!provider->known.provider || asking.count == 0)
         return true;
-    }
-    asking.loop = asking.count > 0 ? loop_create() : NULL;
-    struct fetcher *fetcher = asking.loop == NULL ? NULL : fetcher_create(asking.loop);
-    asking.totals = fetcher == NULL ? NULL : totals_create(fetcher);
-    struct loop_task first = {.run = first_turn, .owner = &asking};
-    if (asking.totals != NULL) {
-        loop_post(asking.loop, &first);
-        loop_run(asking.loop);
-    }
-    bool good = asking.count == 0 || (asking.totals != NULL && !asking.failed);
-    totals_destroy(&asking.totals);
-    if (fetcher != NULL)
-        fetcher_destroy(&fetcher);
-    loop_destroy(asking.loop);
+    asking.answers = calloc(asking.count, sizeof *asking.answers);
+    bool good = asking.answers != NULL && ask_all(&asking) && settle(audit, provider);
+    for (size_t i = 0; good && i < asking.next; i++)
+        good = audit_rows_answer(provider->rows, &asking.list[i], asking.answers[i]);
+    free(asking.answers);
     return good;
 }
 

@@ -7,7 +7,7 @@ _tollgate()
     # Lines such as "  keys new   make an API key".
     names=$("$program" --help 2>/dev/null | sed -n 's/^  \([a-z]\+\( [a-z]\+\)\?\)  *.*/\1/p')
     COMPREPLY=()
-    if [ "$previous" = --config ] || [ "$previous" = --trace ]; then
+    if [ "$previous" = --config ] || [ "$previous" = --trace ] || [ "$previous" = --out ]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
     fi

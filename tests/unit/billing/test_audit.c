@@ -384,6 +384,61 @@ static void test_what_was_sent_without_an_answer_may_be_there_or_not(void **stat
     cells_destroy(&cells);
 }
 
+/* The provider is asked between two looks at the states. */
+static void test_what_moves_while_the_provider_is_asked_is_open(void **state)
+{
+    (void) state;
+    size_t count;
+    const struct audit_total *totals;
+    struct cells *cells = gemma(5, 7);
+    make_rows(1, BEGIN, cells, 0);
+    deliver(0);
+    make_rows(2, BEGIN + 1, cells, 0); /* pending */
+    struct row_states *before = row_states_read(scratch_directory, PROVIDER_STRIPE);
+    for (int64_t there = 5; there <= 20; there += 5) { /* 15 when all of what moves has arrived before the answer */
+        house.source.states = before;
+        house.source.now = BEGIN + 1000;
+        begin();
+        add_epoch(1, BEGIN, cells, cells);
+        add_epoch(2, BEGIN + 1, cells, cells);
+        add_epoch(3, BEGIN + 2, cells, cells); /* its rows come meanwhile */
+        assert_true(audit_rows_end(house.rows));
+        assert_int_equal(audit_rows_totals(house.rows, &totals), 1);
+        if (there == 5) {
+            deliver(2);
+            make_rows(3, BEGIN + 2, cells, 0);
+            deliver(4);
+        }
+        assert_true(audit_rows_settle(house.rows, house.states));
+        assert_true(audit_rows_answer(house.rows, &totals[0], there));
+        assert_int_equal(differing(true, &count), there > 15 ? 1 : 0);
+        assert_int_equal(count, 2);
+        audit_rows_destroy(&house.rows);
+    }
+    row_states_close(&before);
+    cells_destroy(&cells);
+}
+
+/* An epoch that ended after the ledger was listed. */
+static void test_what_nobody_knew_before_is_neither_missing_nor_too_much(void **state)
+{
+    (void) state;
+    size_t count;
+    struct cells *cells = gemma(5, 7);
+    struct row_states *before = row_states_read(scratch_directory, PROVIDER_STRIPE);
+    house.source.states = before;
+    begin();
+    assert_true(audit_rows_end(house.rows));
+    make_rows(1, BEGIN, cells, 0);
+    deliver(0);
+    assert_true(audit_rows_settle(house.rows, house.states));
+    assert_int_equal(differing(true, &count), 0);
+    assert_int_equal(count, 2);
+    audit_rows_destroy(&house.rows);
+    row_states_close(&before);
+    cells_destroy(&cells);
+}
+
 #define ROWS(name) cmocka_unit_test_setup_teardown(name, create, destroy)
 
 int main(void)
@@ -398,6 +453,8 @@ int main(void)
         ROWS(test_a_meter_that_came_later_changes_no_epoch_before_it),
         ROWS(test_totals_are_asked_once_and_shared_by_tenants_of_one_customer),
         ROWS(test_what_was_sent_without_an_answer_may_be_there_or_not),
+        ROWS(test_what_moves_while_the_provider_is_asked_is_open),
+        ROWS(test_what_nobody_knew_before_is_neither_missing_nor_too_much),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
