@@ -124,7 +124,7 @@ static void find_reasons(const struct completeness *found, const struct usage_wi
 /* False after saying so. */
 static bool look(const struct policy *policy, const struct usage_window *window, struct completeness *ret)
 {
-    char journals[PATH_MAX], ledger[PATH_MAX];
+    static char journals[PATH_MAX], ledger[PATH_MAX]; /* too much for a stack with sanitizers */
     const struct completeness_question question = {
         .journal_directory = usage_path(policy, "journal", journals),
         .ledger_directory = usage_path(policy, "ledger", ledger),
@@ -185,7 +185,7 @@ static int print_json(json_t *manifest, const char *file, const char *manifest_f
 static int tell(const struct wish *wish, const struct export_request *request, const struct export_result *result,
                 const struct reasons *reasons)
 {
-    char file[PATH_MAX + EXPORT_NAME_BYTES], manifest_file[PATH_MAX + EXPORT_NAME_BYTES + 16];
+    static char file[PATH_MAX + EXPORT_NAME_BYTES], manifest_file[PATH_MAX + EXPORT_NAME_BYTES + 16];
     snprintf(file, sizeof file, "%s/%s", request->out_directory, result->file);
     snprintf(manifest_file, sizeof manifest_file, "%s.manifest.json", file);
     json_t *manifest = read_manifest(manifest_file);
