@@ -46,16 +46,15 @@ def room(shared_directory):
             }
             self.gateway = Gateway(shared_directory / "journal", config, key=self.key)
 
-        def engines(self):
-            return [self.plain, self.vllm, self.llamacpp, self.coarse]
-
-    made = Room()
-    yield made
+    made = None
     try:
+        made = Room()
+        yield made
         made.gateway.stop()
     finally:
-        made.gateway.end_now()
-        for engine in made.engines():
+        if made is not None:
+            made.gateway.end_now()
+        for engine in (Room.plain, Room.vllm, Room.llamacpp, Room.coarse):
             engine.stop()
 
 
