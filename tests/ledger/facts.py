@@ -74,6 +74,8 @@ class Facts:
     rows: dict = dataclasses.field(default_factory=dict)  # row id -> the last line of its state at Stripe
     file_lines: list = dataclasses.field(default_factory=list)  # (writer, epoch, line)
     timeline: list = dataclasses.field(default_factory=list)
+    engine_deaths: list = dataclasses.field(default_factory=list)  # wall clock, ms
+    reconcile: tuple = (0, "")  # exit status and words of `tollgate usage reconcile`
     late: list = dataclasses.field(default_factory=list)
     customers: dict = dataclasses.field(default_factory=dict)  # tenant -> customer
     meters: dict = dataclasses.field(default_factory=dict)  # event name -> measure

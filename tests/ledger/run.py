@@ -102,11 +102,11 @@ async def decide(around):
 
 async def collect(around, traffic, chaos):
     facts = reading.Facts(seen=traffic.seen, timeline=chaos.timeline, late=traffic.late)
+    facts.engine_deaths = chaos.engine_deaths
     facts.customers, facts.meters = world.CUSTOMERS, world.METERS
     await reading.read_redis(around.redis_socket, facts)
     status, output, error = around.command("usage", "reconcile")
-    if status != 0:
-        raise world.Failure(f"usage reconcile: {status} {output} {error}")
+    facts.reconcile = (status, output + error)
     status = await around.stop()
     if status != 0:
         raise world.Failure(f"the last end: {status}; {around.log_tail()}")

@@ -14,7 +14,8 @@ import wire
 import world
 
 GIVE_UP_SECONDS = 40  # longer than any request may take
-CLIENTS = 48
+CLIENTS = 64
+REQUESTS_A_SECOND = 170  # so that there are some whenever something happens
 FIRST_LESSONS = 6
 
 # How a client leaves, by name; the number is what stands behind "=".
@@ -446,6 +447,7 @@ class Traffic:
         self.around, self.plans = around, plans
         self.begun = 0
         self.allowed = len(plans)  # so many may have begun before chaos lets more
+        self.next_at = 0.0  # when the next may begin
         self.seen = []
         self.victims = 0
         self.refusals = 0  # for want of room in the journal
@@ -460,9 +462,11 @@ class Traffic:
 
     async def one_client(self, until):
         while self.begun < min(until, len(self.plans)):
-            if self.begun >= self.allowed:
-                await asyncio.sleep(0.005)
+            wait = self.next_at - time.monotonic()
+            if wait > 0 or self.begun >= self.allowed:
+                await asyncio.sleep(max(wait, 0.005))
                 continue
+            self.next_at = max(self.next_at, time.monotonic() - 0.1) + 1 / REQUESTS_A_SECOND
             plan = self.plans[self.begun]
             self.begun += 1
             seen = await Client(self.around, plan).run()

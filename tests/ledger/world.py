@@ -275,6 +275,10 @@ class World:
         fresh.write_text(f"{offset_ms}\n")
         fresh.rename(self.clock_file)
 
+    def wall_ms(self):
+        """The gateway's wall clock."""
+        return round(time.time() * 1000) + self.clock_ms
+
     def fill_disk(self, is_full):
         """No file of the gateway's can grow to a segment's size: the next segment cannot be allocated."""
         pid = self.gateway_pid()
