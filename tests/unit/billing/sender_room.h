@@ -21,7 +21,7 @@
 #include "tests/unit/conf/scratch.h"
 
 /* A loop that waits for ever must fail, not hang. */
-enum { HANG_SECONDS = 240, EVENTS_MAX = 512, CALLS_MAX = 2048, BODIES = 64, BODY_BYTES = 512 };
+enum { HANG_SECONDS = 240, WAIT_MS = 60 * 1000, EVENTS_MAX = 512, CALLS_MAX = 2048, BODIES = 64, BODY_BYTES = 512 };
 
 static const int64_t HOUR = 3600 * 1000;
 static const char INSTALL[] = "00112233445566778899aabbccddeeff";
@@ -86,6 +86,7 @@ struct provider {
     size_t script_length;
     size_t script_place;
     bool is_random;
+    uint64_t random;
     bool fails_totals;
     bool was_unsynced; /* a call came whose row was not marked as sent in the file */
     char bodies[BODIES][BODY_BYTES];
@@ -143,10 +144,16 @@ static inline bool take(struct provider *provider, const struct event *event)
     return true;
 }
 
+static inline size_t random_below(struct provider *provider, size_t bound)
+{
+    provider->random = provider->random * 6364136223846793005 + 1442695040888963407; /* its threads' own */
+    return (size_t) (provider->random >> 33) % bound;
+}
+
 static inline enum fate next_fate(struct provider *provider)
 {
     if (provider->is_random)
-        return unit_random_below(2) == 0 ? TAKE : (enum fate) unit_random_below(FAIL + 1);
+        return random_below(provider, 2) == 0 ? TAKE : (enum fate) random_below(provider, FAIL + 1);
     return provider->script_place < provider->script_length ? provider->script[provider->script_place++] : TAKE;
 }
 
@@ -313,6 +320,7 @@ static inline int set_up(void **state)
     assert_int_equal(scratch_create(state), 0);
     clock_shift_ms = 0;
     pthread_mutex_init(&room->lock, NULL);
+    room->provider.random = unit_random();
     room->loop = loop_create();
     room->fetcher = fetcher_create(room->loop);
     room->stub = http_stub_start(NULL, serve_provider, room);
@@ -378,8 +386,8 @@ static inline void turn(struct room *room)
 
 static inline void run_until(struct room *room, const struct row *row, enum row_state state)
 {
-    while (entry_of(room, row)->state != state)
-        turn(room);
+    for (mono_ms end = real_mono_ms() + WAIT_MS; entry_of(room, row)->state != state; turn(room))
+        assert_true(real_mono_ms() < end);
 }
 
 static inline size_t calls_of(struct room *room)
@@ -392,8 +400,8 @@ static inline size_t calls_of(struct room *room)
 
 static inline void run_until_calls(struct room *room, size_t count)
 {
-    while (calls_of(room) < count)
-        turn(room);
+    for (mono_ms end = real_mono_ms() + WAIT_MS; calls_of(room) < count; turn(room))
+        assert_true(real_mono_ms() < end);
 }
 
 /* So long that a call would have been seen. */

@@ -1,6 +1,19 @@
 /* billing/sender: whatever happens on the way, each row is taken exactly once. */
 #include "tests/unit/billing/sender_room.h"
 
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "billing/deliver.h"
+
+static off_t file_length(void)
+{
+    struct stat status;
+    assert_int_equal(stat(scratch_path("stripe.states"), &status), 0);
+    return status.st_size;
+}
+
 static void test_a_row_goes_and_is_acknowledged(void **state)
 {
     struct room *room = *state;
@@ -220,6 +233,51 @@ static void test_a_person_may_change_a_row_in_flight(void **state)
     run_until(room, &held, ROW_DUPLICATE);
 }
 
+/* What cannot be marked as sent does not go; what was answered and cannot be kept goes again, as a duplicate. */
+static void test_a_full_disk_delivers_once(void **state)
+{
+    struct room *room = *state;
+    struct rlimit limit, low;
+    struct row row = add_row(room, 1, "acme", "tokens_out");
+    getrlimit(RLIMIT_FSIZE, &limit);
+    low = limit;
+    signal(SIGXFSZ, SIG_IGN);
+    low.rlim_cur = (rlim_t) file_length() + 10;
+    setrlimit(RLIMIT_FSIZE, &low);
+    run_a_while(room);
+    assert_int_equal(calls_of(room), 0);
+    assert_non_null(strstr(sender_trouble(room->sender), "cannot be written"));
+    low.rlim_cur = (rlim_t) file_length() * 2 + 40; /* for the mark, not for the answer */
+    setrlimit(RLIMIT_FSIZE, &low);
+    clock_shift_ms += 10000;
+    run_until_calls(room, 1);
+    run_a_while(room);
+    assert_int_equal(entry_of(room, &row)->state, ROW_SENT);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    clock_shift_ms += 10000;
+    run_until(room, &row, ROW_DUPLICATE);
+    assert_int_equal(taken(room, row.id), 1);
+}
+
+/* More rows than are known at a time; none of them may go, so that none is called for. */
+static void test_all_rows_get_their_turn(void **state)
+{
+    struct room *room = *state;
+    enum { ROWS = DELIVERY_ROWS_MAX + 50 };
+    int errors = dup(STDERR_FILENO), nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    struct row row;
+    assert_true(dup2(nowhere, STDERR_FILENO) >= 0); /* each is an error for a person */
+    for (unsigned i = 0; i < ROWS; i++)
+        row = add_row(room, i, "none", "tokens_out");
+    run_until(room, &row, ROW_HELD);
+    assert_true(dup2(errors, STDERR_FILENO) >= 0);
+    close(errors);
+    close(nowhere);
+    for (size_t i = 0; i < ROWS; i++)
+        assert_int_equal(row_states_at(room->states, i)->state, ROW_HELD);
+    assert_int_equal(calls_of(room), 0);
+}
+
 static void test_nothing_goes_without_the_provider(void **state)
 {
     struct room *room = *state;
@@ -305,6 +363,8 @@ int main(void)
         TEST(test_a_lane_has_one_call),
         TEST(test_what_lacks_something_is_held),
         TEST(test_a_person_may_change_a_row_in_flight),
+        TEST(test_a_full_disk_delivers_once),
+        TEST(test_all_rows_get_their_turn),
         TEST(test_nothing_goes_without_the_provider),
         TEST(test_a_life_with_crashes_delivers_each_row_once),
     };
