@@ -110,7 +110,9 @@ static void find_reasons(const struct completeness *found, const struct usage_wi
     if (found->is_future)
         add_reason(ret, "it is not over yet: ask again after %s", to);
     if (found->open_requests > 0)
-        add_reason(ret, "%llu request%s began before its end and may still count: ask again when they are over",
+        add_reason(ret,
+                   "%llu request%s began before its end and may still count: ask again when they are over (a dead "
+                   "gateway's: once the next one runs)",
                    (unsigned long long) found->open_requests, plural(found->open_requests));
     if (found->open_epochs > 0)
         add_reason(ret, "%llu epoch%s not sealed yet: ask again in a minute, while the gateway runs",
