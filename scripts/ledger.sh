@@ -4,5 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/setup_tests.sh
-# A seed waits more than it works.
+if ! build/venv-tests/bin/python -B tests/ledger/selftest.py >build/ledger-selftest.out; then
+    cat build/ledger-selftest.out
+    exit 1
+fi
+# A seed waits more than it works: two at once.
 exec build/venv-tests/bin/python -B tests/ledger/run.py ${SEED:+--seed "$SEED" --keep} ${SEEDS:+--seeds "$SEEDS"} "$@"

@@ -43,6 +43,7 @@ suite e2e 20 "$make" -s -j "$jobs" e2e
 # Threads meet where requests wait, leave and see the policy change.
 TESTS='tests/e2e/test_waiting_queue.py tests/e2e/test_client_gone.py tests/e2e/test_reload.py' \
     suite e2e-tsan 10 "$make" -s -j "$jobs" MODE=tsan e2e
+SEEDS=3 suite ledger 10 "$make" -s -j "$jobs" ledger
 suite e2e-asan 25 "$make" -s -j "$jobs" MODE=asan e2e
 
 echo

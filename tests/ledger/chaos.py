@@ -28,7 +28,12 @@ REQUESTS_BESIDE = {"disk_full": 900}
 REQUESTS_BESIDE_OTHERS = 300
 REDIS_STALL_SECONDS = 3.5  # the store waits 3
 DISK_FULL_SECONDS, SLOW_DISK_SECONDS, SLOW_DISK_MS = 10, 1.0, 40
-BEFORE = ({"kind": "drop_before"}, {"kind": "error_before"}, {"kind": "rate_limit", "retry_after": 1}, {"kind": "lock_timeout"})
+BEFORE = (
+    {"kind": "drop_before"},
+    {"kind": "error_before"},
+    {"kind": "rate_limit", "retry_after": 1},
+    {"kind": "lock_timeout"},
+)
 AFTER = ({"kind": "drop_after"}, {"kind": "error_after"}, {"kind": "cut_after"})
 
 
@@ -37,7 +42,9 @@ class Chaos:
         self.around, self.traffic = around, traffic
         self.chance = random.Random(f"chaos {seed}")
         self.timeline = []  # (name, begun, ended), monotonic
-        self.counts = dict.fromkeys([*PROCESS_FAULTS, "redis_stalls", *PROVIDER_FAULTS, "outage_of_25_hours", "drain"], 0)
+        self.counts = dict.fromkeys(
+            [*PROCESS_FAULTS, "redis_stalls", *PROVIDER_FAULTS, "outage_of_25_hours", "drain"], 0
+        )
         self.engines = [f"{model}-{n}" for model, row in world.MODELS.items() for n in range(row[1]) if row[1] > 1]
         self.chance.shuffle(self.engines)
         self.engine_deaths = []  # wall clock, ms
@@ -179,7 +186,7 @@ class Chaos:
         async with self.provider:
             await self.around.control("POST", "faults", {"kind": "drop_after", "probability": 1.0})
             taken = len((await self.around.control("GET", "state"))["events"])
-            deadline = time.monotonic() + 6
+            deadline = time.monotonic() + 12
             while time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
                 if len((await self.around.control("GET", "state"))["events"]) > taken:

@@ -184,7 +184,8 @@ class Case:
     def __str__(self):
         close = {k: self.close[k] for k in ("input_tokens", "output_tokens", "end", "billed")} if self.close else None
         engine = f"{self.engine.tokens} tokens" if self.engine else "nothing"
-        return f"{self.id} ({self.plan.kind} at {self.plan.model}): CLOSE {close}, engine {engine}, client {self.seen.tokens}"
+        where = f"{self.id} ({self.plan.kind} at {self.plan.model})"
+        return f"{where}: CLOSE {close}, engine {engine}, client {self.seen.tokens}"
 
 
 def check_requests(facts, verdict):

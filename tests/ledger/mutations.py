@@ -14,43 +14,82 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ("base", "conf", "auth", "ratelimit", "billing", "backends", "gateway", "tests/tools")
 
-# name -> (the rule that is broken, the letters of the checks that must notice, [(file, what stands there, what stands there instead)])
+# name -> (the rule that is broken, the letters of the checks that must notice,
+#          [(file, what stands there, what stands there instead)])
 MUTATIONS = {
     "no_fence": (
         "records that Redis has are not applied again",
         "a",
         [
-            ("billing/ship.lua", "if first > mark + 1 or last <= mark then\n    return mark\nend", "if first > last then\n    return last\nend"),
+            (
+                "billing/ship.lua",
+                "if first > mark + 1 or last <= mark then\n    return mark\nend",
+                "if first > last then\n    return last\nend",
+            ),
             ("billing/ship.lua", "if tonumber(ARGV[i]) > mark then", "if tonumber(ARGV[i]) > 0 then"),
         ],
     ),
     "ack_before_send": (
         "a row is acknowledged when the provider said so",
         "a",
-        [("billing/sender.c", "    flight->phase = FLIGHT_MARKED;\n", "    flight->phase = FLIGHT_MARKED;\n    (void) sender_move(sender, flight->id, ROW_ACKED, \"\");\n")],
+        [
+            (
+                "billing/sender.c",
+                "    flight->phase = FLIGHT_MARKED;\n",
+                '    flight->phase = FLIGHT_MARKED;\n    (void) sender_move(sender, flight->id, ROW_ACKED, "");\n',
+            )
+        ],
     ),
     "close_after_last_byte": (
         "the last byte leaves when the CLOSE is in the journal",
         "b",
         [
-            ("gateway/steps_record.c", "enum step_result step_record(struct request *request)\n{\n", "enum step_result step_record(struct request *request)\n{\n    if (request->recording != RECORDING_OPENING)\n        return STEP_NEXT;\n"),
-            ("gateway/request.c", "    request->times.ended = clock_mono_us();\n", "    request->times.ended = clock_mono_us();\n    request_close_record(request);\n"),
+            (
+                "gateway/steps_record.c",
+                "enum step_result step_record(struct request *request)\n{\n",
+                "enum step_result step_record(struct request *request)\n{\n"
+                "    if (request->recording != RECORDING_OPENING)\n        return STEP_NEXT;\n",
+            ),
+            (
+                "gateway/request.c",
+                "    request->times.ended = clock_mono_us();\n",
+                "    request->times.ended = clock_mono_us();\n    request_close_record(request);\n",
+            ),
         ],
     ),
     "random_identifier": (
         "a row has one identifier for ever",
         "ae",
-        [("billing/row.c", "    SHA256((const uint8_t *) whole.at, whole.length, digest);\n", "    SHA256((const uint8_t *) whole.at, whole.length, digest);\n    digest[0] = (uint8_t) (digest[0] ^ clock_mono_us());\n")],
+        [
+            (
+                "billing/row.c",
+                "    SHA256((const uint8_t *) whole.at, whole.length, digest);\n",
+                "    SHA256((const uint8_t *) whole.at, whole.length, digest);\n"
+                "    digest[0] = (uint8_t) (digest[0] ^ clock_mono_us());\n",
+            )
+        ],
     ),
     "dedup_window_passed": (
         "what may have arrived and is too old is asked for first",
         "ae",
-        [("billing/deliver.c", "    return can->can_tell ? DELIVERY_RECONCILE : DELIVERY_HOLD;", "    return DELIVERY_SEND;")],
+        [
+            (
+                "billing/deliver.c",
+                "    return can->can_tell ? DELIVERY_RECONCILE : DELIVERY_HOLD;",
+                "    return DELIVERY_SEND;",
+            )
+        ],
     ),
     "crash_without_proof": (
         "an OPEN without PROGRESS owes nothing",
         "d",
-        [("billing/recover.c", ".input_tokens = request->has_progress ? request->input_tokens : 0,", ".input_tokens = request->input_tokens,")],
+        [
+            (
+                "billing/recover.c",
+                ".input_tokens = request->has_progress ? request->input_tokens : 0,",
+                ".input_tokens = request->input_tokens,",
+            )
+        ],
     ),
     "crash_forgets_progress": (
         "a crash bills the last PROGRESS",
@@ -60,12 +99,25 @@ MUTATIONS = {
     "no_progress": (
         "PROGRESS begins at the engine's first byte",
         "d",
-        [("gateway/steps_record.c", "    journal_progress(request->worker->journal,", "    if (output_tokens > 1000000)\n        journal_progress(request->worker->journal,")],
+        [
+            (
+                "gateway/steps_record.c",
+                "    journal_progress(request->worker->journal,",
+                "    if (output_tokens > 1000000)\n        journal_progress(request->worker->journal,",
+            )
+        ],
     ),
     "epoch_over_the_hour": (
         "epochs are cut at the UTC hour",
         "e",
-        [("billing/journal.c", "journal->epoch_due = when + journal->epoch_ms < hour + HOUR_MS ? when + journal->epoch_ms : hour + HOUR_MS;", "journal->epoch_due = hour + 2 * HOUR_MS;")],
+        [
+            (
+                "billing/journal.c",
+                "journal->epoch_due = when + journal->epoch_ms < hour + HOUR_MS ?"
+                " when + journal->epoch_ms : hour + HOUR_MS;",
+                "journal->epoch_due = hour + 2 * HOUR_MS;",
+            )
+        ],
     ),
     "lost_answer_is_taken": (
         "no answer is no acknowledgement",
@@ -119,8 +171,11 @@ def first_catch(options, letters, program, directory):
         words = [sys.executable, "-B", str(ROOT / "tests/ledger/run.py"), "--one", "--seed", str(seed)]
         words += ["--program", str(program), "--tools", str(options.build / "release/tools")]
         words += ["--directory", str(directory)]
-        subprocess.run(words, capture_output=True, text=True, timeout=600)
-        result = json.loads((directory / f"seed-{seed}" / "result.json").read_text())
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+        file = directory / f"seed-{seed}" / "result.json"
+        if not file.exists():
+            raise ValueError(f"seed {seed} left no result: {done.stderr[-2000:]}")
+        result = json.loads(file.read_text())
         found = [problem for problem in result["problems"] if problem[1] in letters and problem[2] == ")"]
         if found:
             return seed, found[0]

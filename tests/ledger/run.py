@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""`make ledger`: for each seed a whole gateway under 2,000 mixed requests, while everything around it is killed, filled,
-slowed and taken away; then every count of everybody must be the same. Usage: run.py [--seeds N | --seed S]"""
+"""`make ledger`: for each seed a whole gateway under 2,000 mixed requests, while everything around it is killed,
+filled, slowed and taken away; then every count of everybody must be the same. Usage: run.py [--seeds N | --seed S]"""
 
 import argparse
 import asyncio
 import concurrent.futures
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import time
 import chaos as chaos_of
 import checks
 import facts as reading
+import plans
 import traffic as traffic_of
 import world
 
@@ -51,7 +53,7 @@ async def one_seed(options):
 
 async def live(around, options, result):
     """Everything that happens in a seed; returns what everybody wrote down about it."""
-    traffic = traffic_of.Traffic(around, traffic_of.make_plans(options.seed, options.requests))
+    traffic = traffic_of.Traffic(around, plans.make_plans(options.seed, options.requests))
     chaos = chaos_of.Chaos(around, traffic, options.seed)
     beside = [asyncio.create_task(traffic.watch_lateness()), asyncio.create_task(keep(around))]
     try:
@@ -163,8 +165,6 @@ def sums_of(results, part):
 
 
 def remove_right_ones(options, results):
-    import shutil
-
     for result in results:
         if not result["problems"]:
             shutil.rmtree(pathlib.Path(options.directory) / f"seed-{result['seed']}", ignore_errors=True)

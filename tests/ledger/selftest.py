@@ -7,7 +7,8 @@ import sys
 
 import checks
 import facts as reading
-from traffic import Plan, Seen
+from plans import Plan
+from traffic import Seen
 
 HOUR = 1_795_467_600_000  # some full hour, ms
 WRITER = "a" * 32
@@ -49,18 +50,40 @@ def request(facts, number, plan, **more):
 
 
 def right_world():
-    facts = reading.Facts(customers={"acme": "cus_acme"}, meters={"in": "input_tokens", "out": "output_tokens", "n": "requests"})
+    facts = reading.Facts(
+        customers={"acme": "cus_acme"}, meters={"in": "input_tokens", "out": "output_tokens", "n": "requests"}
+    )
     request(facts, 1, Plan("stream", "open"))
     request(facts, 2, Plan("whole", "open", stream=False))
-    request(facts, 3, Plan("leave", "open", leave=("tokens", 4)), end="client_gone", tokens=5, written=6,
-            seen={"tokens": 4, "left": 103.06, "has_done": False})
+    request(
+        facts,
+        3,
+        Plan("leave", "open", leave=("tokens", 4)),
+        end="client_gone",
+        tokens=5,
+        written=6,
+        seen={"tokens": 4, "left": 103.06, "has_done": False},
+    )
     request(facts, 4, Plan("broken", "open"), end="engine_error", tokens=6, seen={"has_error": True})
     request(facts, 5, Plan("kill_gateway", "long"), end="crash", progress=8, tokens=12, seen={"status": 200})
-    request(facts, 6, Plan("kill_gateway", "long"), end="crash", tokens=0, written=0, seen={"status": 0},
-            close={"input_tokens": 0, "input_source": "estimated"})
+    request(
+        facts,
+        6,
+        Plan("kill_gateway", "long"),
+        end="crash",
+        tokens=0,
+        written=0,
+        seen={"status": 0},
+        close={"input_tokens": 0, "input_source": "estimated"},
+    )
     request(facts, 7, Plan("embeddings", "open", "embeddings", stream=False), tokens=0)
-    request(facts, 8, Plan("chunks", "multi", usage_is_told=False), tokens=100,
-            close={"input_tokens": 9, "input_source": "estimated", "output_source": "counted", "output_tokens": 99})
+    request(
+        facts,
+        8,
+        Plan("chunks", "multi", usage_is_told=False),
+        tokens=100,
+        close={"input_tokens": 9, "input_source": "estimated", "output_source": "counted", "output_tokens": 99},
+    )
     facts.timeline = [("kill_gateway", 105.2, 106.5)]
     for writer in (WRITER, NEXT_WRITER):
         facts.seals[writer, 1] = facts.ledger_heads[writer, 1] = (HOUR + 1000, HOUR + 9000)
