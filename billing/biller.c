@@ -10,23 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fetch.h"
 #include "base/metrics.h"
-#include "billing/file_sender.h"
 #include "billing/install_id.h"
+#include "billing/providers.h"
 #include "billing/retention.h"
-#include "billing/sender.h"
 #include "conf/reload.h"
 
 enum {
     TICK_MS = 200, /* while something is to do */
     REST_TICK_MS = 1000,
-    READ_MS = 50, /* of a turn, for journals; as much for rows, and for files */
+    READ_MS = 50, /* of a turn, for journals */
+    SEND_MS = 50, /* of a turn, for rows and what takes them away */
     LAST_READ_MS = 200,
     LOOK_MS = 500,
-    PROVIDER_NAME_BYTES = 64,
     STATE_PATH_BYTES = 128, /* behind state_dir: a writer's segment is the longest */
     SHOW_MS = 1000,         /* between two looks at all rows */
     REMOVE_MS = 10 * 1000,
@@ -41,14 +39,12 @@ struct biller {
     struct loop *loop;
     struct fetcher *fetcher;
     struct writers *writers;
-    struct outbox *outboxes[PROVIDER_KIND_COUNT]; /* NULL: neither in a policy nor on the disk */
-    struct file_sender *file_sender;
-    struct sender *sender; /* of PROVIDER_STRIPE */
+    struct providers *providers;
     struct loop_timer tick;
     struct loop_task stop;
     atomic_bool stop_now;
     mono_ms next_look, next_show, next_remove, next_expire;
-    char outbox_trouble[BILLER_ERROR_BYTES], removal_trouble[BILLER_ERROR_BYTES];
+    char removal_trouble[BILLER_ERROR_BYTES];
     struct biller_status next_status; /* being made */
     pthread_t thread;
     /* shared */
@@ -65,88 +61,11 @@ static void path_in(const struct biller *biller, const char *name, char to[PATH_
     (void) builder_string(&path); /* prepare() looks whether the longest one fits */
 }
 
-/* ---- providers ---- */
-
-/* False with @error in words. */
-static bool open_sender(struct biller *biller, enum provider_kind kind, char error[BILLER_ERROR_BYTES])
-{
-    struct row_states *states = outbox_states(biller->outboxes[kind]);
-    struct sender_options options = {.loop = biller->loop,
-                                     .fetcher = biller->fetcher,
-                                     .states = states,
-                                     .provider = kind,
-                                     .install_id = biller->install_id,
-                                     .seed = (uint64_t) clock_mono_us()};
-    bool is_open;
-    if (kind == PROVIDER_FILE) {
-        biller->file_sender = file_sender_create(states);
-        is_open = biller->file_sender != NULL;
-    } else {
-        biller->sender = sender_create(&options);
-        is_open = biller->sender != NULL;
-    }
-    if (!is_open)
-        text_copy(error, BILLER_ERROR_BYTES, TEXT("no memory for a provider"));
-    return is_open;
-}
-
-static bool open_provider(struct biller *biller, enum provider_kind kind, char error[BILLER_ERROR_BYTES])
-{
-    char directory[PATH_MAX];
-    path_in(biller, "billing", directory);
-    struct outbox_options options = {.billing_directory = directory,
-                                     .ledger_directory = biller->ledger_directory,
-                                     .install_id = biller->install_id,
-                                     .provider = kind};
-    if (biller->outboxes[kind] != NULL)
-        return true;
-    biller->outboxes[kind] = outbox_open(&options, error);
-    if (biller->outboxes[kind] == NULL)
-        return false;
-    if (open_sender(biller, kind, error))
-        return true;
-    outbox_close(&biller->outboxes[kind]);
-    return false;
-}
-
-static bool is_on_disk(const struct biller *biller, enum provider_kind kind)
-{
-    char name[PROVIDER_NAME_BYTES], path[PATH_MAX];
-    snprintf(name, sizeof name, "billing/%s.states", PROVIDER_KIND_NAMES[kind]);
-    path_in(biller, name, path);
-    return access(path, F_OK) == 0;
-}
-
-static bool is_named(const struct policy *policy, enum provider_kind kind)
-{
-    bool found = false;
-    for (size_t i = 0; i < policy->billing.provider_count; i++)
-        found |= policy->billing.providers[i].kind == kind;
-    return found;
-}
-
-/* Those that were ever there: a row of a provider that is out of use now is still known. */
-static bool open_providers(struct biller *biller, const struct policy *policy, char error[BILLER_ERROR_BYTES])
-{
-    bool good = true;
-    for (enum provider_kind kind = 0; kind < PROVIDER_KIND_COUNT && good; kind++) {
-        if (is_named(policy, kind) || is_on_disk(biller, kind))
-            good = open_provider(biller, kind, error);
-        if (good && biller->outboxes[kind] != NULL)
-            outbox_follow(biller->outboxes[kind], policy);
-    }
-    return good;
-}
-
 /* ---- a turn ---- */
 
 static void on_sealed(void *owner, const struct ledger_name *epoch)
 {
-    struct biller *biller = owner;
-    for (int kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
-        if (biller->outboxes[kind] != NULL)
-            outbox_sealed(biller->outboxes[kind], epoch);
-    }
+    providers_sealed(((struct biller *) owner)->providers, epoch);
 }
 
 static bool may_go(void *owner, const struct ledger_name *epoch)
@@ -154,36 +73,19 @@ static bool may_go(void *owner, const struct ledger_name *epoch)
     return writers_is_shipped(((struct biller *) owner)->writers, epoch);
 }
 
-static bool make_rows(struct biller *biller, const struct policy *policy)
-{
-    struct outbox_turn turn = {.policy = policy, .may_go = may_go, .owner = biller, .now = clock_wall_ms()};
-    bool has_more = false;
-    turn.until = clock_mono_ms() + READ_MS;
-    biller->outbox_trouble[0] = '\0';
-    (void) open_providers(biller, policy, biller->outbox_trouble);
-    for (int kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
-        struct outbox *outbox = biller->outboxes[kind];
-        if (outbox == NULL)
-            continue;
-        has_more |= outbox_turn(outbox, &turn);
-        if (biller->outbox_trouble[0] == '\0')
-            text_copy(biller->outbox_trouble, sizeof biller->outbox_trouble, text_of(outbox_trouble(outbox)));
-    }
-    return has_more;
-}
-
 static bool send_rows(struct biller *biller, const struct policy *policy)
 {
-    if (biller->sender != NULL)
-        sender_turn(biller->sender, policy);
-    return biller->file_sender != NULL && file_sender_turn(biller->file_sender, policy, clock_mono_ms() + READ_MS);
+    struct outbox_turn turn = {.policy = policy, .may_go = may_go, .owner = biller, .now = clock_wall_ms()};
+    turn.until = clock_mono_ms() + SEND_MS;
+    (void) providers_follow(biller->providers, policy);
+    return providers_turn(biller->providers, &turn);
 }
 
 static void remove_what_is_old(struct biller *biller, const struct policy *policy)
 {
     struct retention retention = {.writers = biller->writers,
                                   .store = biller->store,
-                                  .outboxes = biller->outboxes,
+                                  .outboxes = providers_outboxes(biller->providers),
                                   .outbox_count = PROVIDER_KIND_COUNT,
                                   .ledger_directory = biller->ledger_directory,
                                   .now = clock_wall_ms()};
@@ -203,38 +105,12 @@ static void remove_what_is_old(struct biller *biller, const struct policy *polic
 
 /* ---- what others see ---- */
 
-static wall_ms older(wall_ms a, wall_ms b)
-{
-    if (a == 0 || b == 0)
-        return a == 0 ? b : a;
-    return a < b ? a : b;
-}
-
-static wall_ms oldest_due(const struct row_states *states)
-{
-    wall_ms oldest = 0;
-    for (size_t i = 0; i < row_states_count(states); i++) {
-        const struct row_entry *entry = row_states_at(states, i);
-        if (entry->state == ROW_PENDING || entry->state == ROW_SENT)
-            oldest = older(oldest, entry->row.began);
-    }
-    return oldest;
-}
-
 static const char *first_trouble(const struct biller *biller)
 {
-    const char *const troubles[] = {
-        writers_trouble(biller->writers),
-        biller->outbox_trouble,
-        biller->sender != NULL ? sender_trouble(biller->sender) : "",
-        biller->file_sender != NULL ? file_sender_trouble(biller->file_sender) : "",
-        biller->removal_trouble,
-    };
-    for (size_t i = 0; i < sizeof troubles / sizeof troubles[0]; i++) {
-        if (troubles[i][0] != '\0')
-            return troubles[i];
-    }
-    return "";
+    const char *trouble = writers_trouble(biller->writers);
+    if (trouble[0] == '\0')
+        trouble = providers_trouble(biller->providers);
+    return trouble[0] != '\0' ? trouble : biller->removal_trouble;
 }
 
 static void set_gauges(const struct biller_status *status)
@@ -256,19 +132,11 @@ static void show(struct biller *biller)
 {
     struct biller_status *next = &biller->next_status;
     struct writers_recovered recovered = writers_recovered(biller->writers);
-    *next = (struct biller_status){.recovered_writers = recovered.writers,
-                                   .crashed_requests = recovered.crashed_requests,
-                                   .oldest_unflushed = writers_oldest(biller->writers)};
-    for (enum provider_kind kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
-        const struct outbox *outbox = biller->outboxes[kind];
-        if (outbox == NULL)
-            continue;
-        usage_status_of(outbox_states(outbox), kind, &next->providers[next->provider_count++]);
-        if (!outbox_is_active(outbox))
-            continue;
-        next->oldest_unflushed = older(next->oldest_unflushed, outbox_oldest_waiting(outbox));
-        next->oldest_unflushed = older(next->oldest_unflushed, oldest_due(outbox_states(outbox)));
-    }
+    wall_ms unread = writers_oldest(biller->writers), unsent = 0;
+    next->recovered_writers = recovered.writers;
+    next->crashed_requests = recovered.crashed_requests;
+    next->provider_count = providers_usage(biller->providers, next->providers, &unsent);
+    next->oldest_unflushed = unsent == 0 || (unread != 0 && unread < unsent) ? unread : unsent;
     text_copy(next->error, sizeof next->error, text_of(first_trouble(biller)));
     set_gauges(next);
     pthread_mutex_lock(&biller->lock);
@@ -294,7 +162,6 @@ static void on_tick(struct loop_timer *timer)
         writers_look(biller->writers);
     }
     bool has_more = writers_turn(biller->writers, billing->bill_crash && billing->bill_estimated, now + READ_MS);
-    has_more |= make_rows(biller, policy);
     has_more |= send_rows(biller, policy);
     remove_what_is_old(biller, policy);
     policy_drop(&policy);
@@ -326,15 +193,8 @@ static void on_change(struct loop_task *task)
     struct biller_change *change = task->owner;
     struct biller *biller = change->_biller;
     const struct policy *policy = reload_current();
-    text_copy(change->result.reason, sizeof change->result.reason, TEXT("no provider has a row of this id"));
-    for (int kind = 0; kind < PROVIDER_KIND_COUNT && !change->result.is_known; kind++) {
-        if (biller->outboxes[kind] != NULL)
-            change->result =
-                row_change(outbox_states(biller->outboxes[kind]), policy, change->id, change->verb, clock_wall_ms());
-    }
+    change->result = providers_change(biller->providers, policy, change->id, change->verb);
     policy_drop(&policy);
-    if (biller->file_sender != NULL)
-        file_sender_look_again(biller->file_sender);
     biller->next_show = 0;
     loop_timer_set(biller->loop, &biller->tick, loop_now(biller->loop));
     reply(change);
@@ -396,10 +256,10 @@ static bool make_directories(const struct biller *biller, char error[BILLER_ERRO
 
 static bool begin(struct biller *biller, char error[BILLER_ERROR_BYTES])
 {
-    char journal_directory[PATH_MAX];
-    path_in(biller, "journal", journal_directory);
+    char directory[PATH_MAX];
     path_in(biller, "ledger", biller->ledger_directory);
-    struct writers_options options = {.journal_directory = journal_directory,
+    path_in(biller, "journal", directory);
+    struct writers_options options = {.journal_directory = directory,
                                       .ledger_directory = biller->ledger_directory,
                                       .store = biller->store,
                                       .sealed = on_sealed,
@@ -408,9 +268,16 @@ static bool begin(struct biller *biller, char error[BILLER_ERROR_BYTES])
     biller->loop = loop_create();
     biller->fetcher = biller->loop != NULL ? fetcher_create(biller->loop) : NULL;
     biller->writers = biller->fetcher != NULL ? writers_create(&options) : NULL;
-    if (biller->writers == NULL)
+    path_in(biller, "billing", directory);
+    struct providers_options providers = {.billing_directory = directory,
+                                          .ledger_directory = biller->ledger_directory,
+                                          .install_id = biller->install_id,
+                                          .loop = biller->loop,
+                                          .fetcher = biller->fetcher};
+    biller->providers = biller->writers != NULL ? providers_create(&providers) : NULL;
+    if (biller->providers == NULL)
         snprintf(error, BILLER_ERROR_BYTES, "the billing thread cannot begin: %s", strerror(errno));
-    return biller->writers != NULL;
+    return biller->providers != NULL;
 }
 
 /* Everything that a person has to mend before usage may be taken. */
@@ -420,8 +287,10 @@ static bool prepare(struct biller *biller, char error[BILLER_ERROR_BYTES])
         !install_id_make(biller->state_dir, biller->install_id, error, BILLER_ERROR_BYTES) || !begin(biller, error))
         return false;
     const struct policy *policy = reload_current();
-    bool good = open_providers(biller, policy, error);
+    bool good = providers_follow(biller->providers, policy);
     policy_drop(&policy);
+    if (!good)
+        text_copy(error, BILLER_ERROR_BYTES, text_of(providers_trouble(biller->providers)));
     return good;
 }
 
@@ -429,10 +298,7 @@ static void release(struct biller *biller)
 {
     if (biller->loop != NULL)
         loop_timer_cancel(biller->loop, &biller->tick);
-    sender_destroy(&biller->sender);
-    file_sender_destroy(&biller->file_sender);
-    for (int kind = 0; kind < PROVIDER_KIND_COUNT; kind++)
-        outbox_close(&biller->outboxes[kind]);
+    providers_destroy(&biller->providers);
     writers_destroy(&biller->writers);
     if (biller->fetcher != NULL)
         fetcher_destroy(&biller->fetcher);

@@ -219,10 +219,24 @@ static void what_is_young_stays(void **state)
     assert_true(left < count && left > 1);
 }
 
+/* A request so long that a segment has no CLOSE at all. */
+static void write_long_request(void)
+{
+    unsigned number = room.number++;
+    struct record close = room_close_record(number, began);
+    assert_true(room_open(&room.journals[0], number, began, NULL));
+    for (int64_t i = 0; i < SEGMENT_BYTES / 32; i++)
+        journal_progress(room.journals[0].journal, close.request_id, i, began);
+    journal_close(room.journals[0].journal, &close, NULL);
+    biller_room_expect(&room, 0, 0, &close);
+    room_turn(&room.journals[0]);
+}
+
 static void what_redis_has_not_stays(void **state)
 {
     (void) state;
     biller_room_policy("{}");
+    write_long_request();
     size_t count = write_requests();
     harvest_all();
     bill_all();
@@ -230,6 +244,25 @@ static void what_redis_has_not_stays(void **state)
     redis_room_start(&room.redis);
     wait_for_redis();
     assert_int_equal(segments_after(clock_wall_ms()), 1);
+}
+
+/* Redis has every record of the segments, and does not know yet that their epoch is complete. */
+static void what_redis_has_not_whole_stays(void **state)
+{
+    (void) state;
+    biller_room_policy("{}");
+    redis_room_start(&room.redis);
+    biller_room_requests(&room, 0, REQUESTS, began, 0);
+    size_t count = count_segments();
+    wait_for_redis();
+    redis_room_kill(&room.redis);
+    journal_destroy(&room.journals[0].journal);
+    harvest_all();
+    assert_int_equal(count_ledger(), 1);
+    assert_int_equal(segments_after(clock_wall_ms()), count);
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    assert_int_equal(segments_after(clock_wall_ms()), 0);
 }
 
 static void what_is_not_in_the_ledger_stays(void **state)
@@ -352,6 +385,7 @@ int main(void)
         TEST(what_everybody_has_goes_but_for_the_last),
         TEST(what_is_young_stays),
         TEST(what_redis_has_not_stays),
+        TEST(what_redis_has_not_whole_stays),
         TEST(what_is_not_in_the_ledger_stays),
         TEST(what_has_no_rows_yet_stays),
         TEST(what_a_provider_has_not_stays),
