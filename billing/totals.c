@@ -19,8 +19,8 @@ enum {
     METER_ID_BYTES = 128,
     HOUR_MS = 3600 * 1000
 };
-/* What a double holds exactly. */
-static const double WHOLE_MAX = 9007199254740992.0;
+/* Below it a double is what was written. */
+static const double WHOLE_LIMIT = 9007199254740992.0;
 
 struct known_meter {
     char event_name[ROW_METER_BYTES_MAX + 1];

@@ -13,7 +13,7 @@ enum { HTTP_STUB_TEXT_BYTES = 4096 };
 struct http_stub_request {
     char method[16];
     char path[256];
-    char authorization[256]; /* "" = none */
+    char authorization[256];         /* "" = none */
     char head[HTTP_STUB_TEXT_BYTES]; /* all of it, cut to fit */
     char body[HTTP_STUB_TEXT_BYTES];
 };
