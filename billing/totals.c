@@ -201,8 +201,8 @@ static bool to_whole(const json_t *number, int64_t *ret)
         *ret = json_integer_value(number);
         return true;
     }
-    double value = json_is_real(number) ? json_real_value(number) : (double) NAN;
-    if (!(fabs(value) <= WHOLE_MAX) || value != floor(value))
+    double value = json_real_value(number);
+    if (!json_is_real(number) || fabs(value) >= WHOLE_LIMIT || value != floor(value))
         return false;
     *ret = (int64_t) value;
     return true;
