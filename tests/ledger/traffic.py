@@ -9,7 +9,7 @@ import time
 import zlib
 
 import wire
-from plans import FIRST_LESSONS, Plan, request_of
+from plans import FIRST_LESSONS, Plan, request_of, words
 
 GIVE_UP_SECONDS = 40  # longer than any request may take
 CLIENTS = 64
