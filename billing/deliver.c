@@ -28,9 +28,10 @@ struct delivery {
     struct waiting_row rows[DELIVERY_ROWS_MAX];
     size_t count;
     size_t in_flight;
-    mono_ms not_before; /* of any row */
-    unsigned failures;  /* in a row, of any row: > 0: one call at a time */
-    unsigned holds;     /* answers in a row that say that nothing goes; > 0: one call at a time probes */
+    mono_ms not_before;    /* of any row */
+    mono_ms trouble_until; /* what fails before it was under way when the trouble began: it is no more of it */
+    unsigned failures;     /* in a row, of any row: > 0: one call at a time */
+    unsigned holds;        /* answers in a row that say that nothing goes; > 0: one call at a time probes */
 };
 
 struct delivery *delivery_create(const struct provider_capabilities *can, uint64_t seed)
@@ -40,7 +41,7 @@ struct delivery *delivery_create(const struct provider_capabilities *can, uint64
         return NULL;
     delivery->can = can;
     delivery->random = seed;
-    delivery->not_before = INT64_MIN;
+    delivery->not_before = delivery->trouble_until = INT64_MIN;
     return delivery;
 }
 
@@ -226,18 +227,22 @@ static struct waiting_row *land(struct delivery *delivery, const char *id)
 static void put_off(struct delivery *delivery, struct waiting_row *row, int64_t after_ms, mono_ms now)
 {
     row->failures++;
-    delivery->failures++;
+    if (delivery->failures == 0 || now >= delivery->trouble_until)
+        delivery->failures++;
     int64_t wait = backoff_ms(delivery, row->failures, DELIVERY_BACKOFF_FIRST_MS, DELIVERY_BACKOFF_MAX_MS);
     int64_t all_wait = backoff_ms(delivery, delivery->failures, DELIVERY_BACKOFF_FIRST_MS, DELIVERY_BACKOFF_MAX_MS);
     row->not_before = now + later_of(wait, after_ms);
     delivery->not_before = later_of(delivery->not_before, now + later_of(all_wait, after_ms));
+    delivery->trouble_until = delivery->not_before;
 }
 
 static void hold_all(struct delivery *delivery, mono_ms now)
 {
-    delivery->holds++;
+    if (delivery->holds == 0 || now >= delivery->trouble_until)
+        delivery->holds++;
     int64_t wait = backoff_ms(delivery, delivery->holds, DELIVERY_PROBE_FIRST_MS, DELIVERY_PROBE_MAX_MS);
     delivery->not_before = later_of(delivery->not_before, now + wait);
+    delivery->trouble_until = delivery->not_before;
 }
 
 /* The last try has not arrived. */
@@ -305,7 +310,7 @@ void delivery_reconciled(struct delivery *delivery, const char *id, enum deliver
 
 void delivery_hurry(struct delivery *delivery)
 {
-    delivery->not_before = INT64_MIN;
+    delivery->not_before = delivery->trouble_until = INT64_MIN;
     delivery->failures = delivery->holds = 0;
     for (size_t i = 0; i < delivery->count; i++) {
         delivery->rows[i].not_before = INT64_MIN;

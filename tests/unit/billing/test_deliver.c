@@ -85,6 +85,32 @@ static void test_what_failed_waits_longer_each_time(void **state)
     delivery_destroy(&delivery);
 }
 
+/* Sixteen calls under way when a provider goes away are one failure, not sixteen. */
+static void test_what_fails_together_failed_once(void **state)
+{
+    (void) state;
+    static const struct {
+        enum provider_verdict verdict;
+        int64_t most_ms;
+    } cases[] = {{VERDICT_LATER, DELIVERY_BACKOFF_FIRST_MS},
+                 {VERDICT_RETRY, DELIVERY_BACKOFF_FIRST_MS},
+                 {VERDICT_HOLD_ALL, DELIVERY_PROBE_FIRST_MS}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct delivery *delivery = create(PROVIDER_STRIPE);
+        for (char name[] = "a1"; name[0] < 'a' + DELIVERY_IN_FLIGHT_MAX; name[0]++)
+            assert_true(delivery_add(delivery, name, (struct text){name, 1}, 0));
+        for (char name[] = "a1"; name[0] < 'a' + DELIVERY_IN_FLIGHT_MAX; name[0]++)
+            assert_next(delivery, at(name[0] - 'a'), DELIVERY_SEND, name);
+        for (char name[] = "a1"; name[0] < 'a' + DELIVERY_IN_FLIGHT_MAX; name[0]++)
+            tell(delivery, name, cases[i].verdict, 0, at(20));
+        int64_t waited = 20, wait;
+        while ((wait = delivery_next(delivery, at(waited)).wait_ms) > 0)
+            waited += wait;
+        assert_true(waited - 20 <= cases[i].most_ms);
+        delivery_destroy(&delivery);
+    }
+}
+
 /* A wrong key: one probe at a time, and nobody's row is given up. */
 static void test_nothing_goes_while_the_key_is_wrong(void **state)
 {
@@ -428,6 +454,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_call_a_lane),
         cmocka_unit_test(test_what_failed_waits_longer_each_time),
+        cmocka_unit_test(test_what_fails_together_failed_once),
         cmocka_unit_test(test_nothing_goes_while_the_key_is_wrong),
         cmocka_unit_test(test_what_is_old_is_asked_for_first),
         cmocka_unit_test(test_an_unclear_row_goes_before_its_lane),
