@@ -40,6 +40,7 @@ struct biller {
     struct fetcher *fetcher;
     struct writers *writers;
     struct providers *providers;
+    bool is_following; /* every provider of the policy is in use */
     struct loop_timer tick;
     struct loop_task stop;
     atomic_bool stop_now;
@@ -77,7 +78,7 @@ static bool send_rows(struct biller *biller, const struct policy *policy)
 {
     struct outbox_turn turn = {.policy = policy, .may_go = may_go, .owner = biller, .now = clock_wall_ms()};
     turn.until = clock_mono_ms() + SEND_MS;
-    (void) providers_follow(biller->providers, policy);
+    biller->is_following = providers_follow(biller->providers, policy);
     return providers_turn(biller->providers, &turn);
 }
 
@@ -163,7 +164,8 @@ static void on_tick(struct loop_timer *timer)
     }
     bool has_more = writers_turn(biller->writers, billing->bill_crash && billing->bill_estimated, now + READ_MS);
     has_more |= send_rows(biller, policy);
-    remove_what_is_old(biller, policy);
+    if (biller->is_following)
+        remove_what_is_old(biller, policy); /* else some provider cannot say what it needs */
     policy_drop(&policy);
     if (now >= biller->next_show) {
         biller->next_show = now + SHOW_MS;

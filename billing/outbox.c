@@ -190,22 +190,23 @@ static const struct provider_policy *provider_of(const struct outbox *outbox, co
     return NULL;
 }
 
-void outbox_follow(struct outbox *outbox, const struct policy *policy)
+bool outbox_follow(struct outbox *outbox, const struct policy *policy)
 {
     bool is_named = provider_of(outbox, policy) != NULL;
     if (is_named == outbox->is_active)
-        return;
+        return true;
     outbox->trouble[0] = '\0';
     if (!is_named) {
         end(outbox);
-        return;
+        return true;
     }
     outbox->is_active = begin(outbox, policy->loaded_wall_ms);
     if (outbox->is_active)
-        return;
+        return true;
     say(outbox, "what is to be billed cannot be read",
         errno == EBADMSG ? "the file .since is damaged" : strerror(errno));
     end(outbox);
+    return false;
 }
 
 void outbox_sealed(struct outbox *outbox, const struct ledger_name *epoch)

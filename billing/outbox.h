@@ -27,8 +27,9 @@ struct outbox *outbox_open(const struct outbox_options *options, char error[OUTB
 void outbox_close(struct outbox **outbox);
 
 /* What @policy says now. From the first policy that names the provider on, each epoch that ends makes rows, also while
- * a later policy does not name it: these are made when one does again. */
-void outbox_follow(struct outbox *outbox, const struct policy *policy);
+ * a later policy does not name it: these are made when one does again. False with outbox_trouble: it is named and not
+ * in use; call again. */
+bool outbox_follow(struct outbox *outbox, const struct policy *policy);
 /* The epoch has its ledger file. More than once is once. */
 void outbox_sealed(struct outbox *outbox, const struct ledger_name *epoch);
 

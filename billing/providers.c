@@ -119,15 +119,15 @@ static bool open_if_wanted(struct providers *providers, const struct policy *pol
 
 bool providers_follow(struct providers *providers, const struct policy *policy)
 {
-    bool good = true;
+    bool is_open = true, is_followed = true;
     for (enum provider_kind kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
-        good &= open_if_wanted(providers, policy, kind);
+        is_open &= open_if_wanted(providers, policy, kind);
         if (providers->outboxes[kind] != NULL)
-            outbox_follow(providers->outboxes[kind], policy);
+            is_followed &= outbox_follow(providers->outboxes[kind], policy);
     }
-    if (good)
+    if (is_open)
         providers->open_trouble[0] = '\0';
-    return good;
+    return is_open && is_followed;
 }
 
 /* ---- turns ---- */

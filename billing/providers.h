@@ -29,7 +29,7 @@ struct providers *providers_create(const struct providers_options *options);
 void providers_destroy(struct providers **providers);
 
 /* What @policy says now. Those that it names, and those that have left something on the disk, are open afterwards.
- * False with providers_trouble: one is not; it is tried again with the next call. */
+ * False with providers_trouble: one that is named is not in use; it is tried again with the next calls. */
 bool providers_follow(struct providers *providers, const struct policy *policy);
 /* The epoch has its ledger file. */
 void providers_sealed(struct providers *providers, const struct ledger_name *epoch);

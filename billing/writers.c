@@ -224,6 +224,8 @@ static bool serve(struct writers *writers, struct writer *writer, bool bill_cras
     bool is_unfinished = writer->is_dead && result == HARVEST_IDLE && !harvest_is_finished(writer->harvest);
     if (!is_unfinished) {
         is_well(writer);
+        if (writer->is_dead)
+            harvest_rest(writer->harvest); /* there may be many: only one is in memory */
         return result == HARVEST_MORE;
     }
     if (atomic_load(writers->stop))

@@ -401,6 +401,14 @@ static void what_a_person_must_mend_keeps_it_from_starting(void **state)
     FILE *file = fopen(path, "w");
     assert_true(file != NULL && fputs("nonsense\nmore of it\n", file) >= 0 && fclose(file) == 0);
     refuses("file.states");
+    assert_int_equal(truncate(path, 0), 0);
+    biller_room_path(&room, "billing/file.since", path);
+    assert_int_equal(truncate(path, 5), 0);
+    refuses(".since is damaged");
+    assert_int_equal(unlink(path), 0);
+    biller_room_path(&room, "billing/file.states", path);
+    file = fopen(path, "w");
+    assert_true(file != NULL && fputs("x", file) >= 0 && fclose(file) == 0);
     biller_room_path(&room, "install_id", path);
     assert_int_equal(truncate(path, 10), 0);
     refuses("install_id");
