@@ -26,7 +26,8 @@ enum {
     LAST_READ_MS = 200,
     LOOK_MS = 500,
     STATE_PATH_BYTES = 128, /* behind state_dir: a writer's segment is the longest */
-    SHOW_MS = 1000,         /* between two looks at all rows */
+    SHOW_MS = 1000,         /* between two looks at all rows, */
+    SHOW_REST = 20,         /* and so many times what one takes, when there are very many */
     REMOVE_MS = 10 * 1000,
     EXPIRE_MS = 10 * 60 * 1000
 };
@@ -167,9 +168,10 @@ static void on_tick(struct loop_timer *timer)
     if (biller->is_following)
         remove_what_is_old(biller, policy); /* else some provider cannot say what it needs */
     policy_drop(&policy);
-    if (now >= biller->next_show) {
-        biller->next_show = now + SHOW_MS;
+    if (clock_mono_ms() >= biller->next_show) {
+        mono_ms began = clock_mono_ms();
         show(biller);
+        biller->next_show = clock_mono_ms() + SHOW_MS + SHOW_REST * (clock_mono_ms() - began);
     }
     bool is_resting = !has_more && biller->next_status.oldest_unflushed == 0;
     int wait_ms = has_more ? 0 : is_resting ? REST_TICK_MS : TICK_MS;
