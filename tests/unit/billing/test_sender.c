@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "base/metrics.h"
 #include "billing/deliver.h"
 
 static off_t file_length(void)
@@ -17,8 +18,12 @@ static off_t file_length(void)
 static void test_a_row_goes_and_is_acknowledged(void **state)
 {
     struct room *room = *state;
+    const char *const labels[METRIC_LABELS_MAX] = {"stripe", "acked"};
+    const struct metric_series *acked = metric_series(METRIC_BILLING_EVENTS, labels);
+    int64_t acked_before = metric_value(acked);
     struct row row = add_row(room, 1, "acme", "tokens_out");
     run_until(room, &row, ROW_ACKED);
+    assert_true(metric_value(acked) == acked_before + 1);
     const struct provider *provider = &room->provider;
     assert_int_equal(taken(room, row.id), 1);
     assert_string_equal(provider->events[0].customer, "cus_a");
