@@ -39,7 +39,7 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock $(OUT)/tools/slow_disk.so $(OUT)/tools/tollgate_ledger
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e ledger asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run test lint unit e2e ledger ledger-mutations asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
@@ -50,6 +50,7 @@ help:
 	@echo 'make unit       unit tests (MODE=asan, MODE=tsan: with that sanitizer)'
 	@echo 'make e2e        tests that start the real binary (MODE=asan too)'
 	@echo 'make ledger     SEEDS=n: whether all counts of usage agree, whatever dies (SEED=s: that one, and what it leaves is kept)'
+	@echo 'make ledger-mutations  breaks one rule of usage after the other in copies: which seed notices'
 	@echo 'make asan, tsan unit and e2e under ASan and UBSan; what has threads under TSan'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS (60) each'
 	@echo 'make estimate-report  what the token estimates would have reserved for recorded loads'
@@ -119,7 +120,9 @@ unit: units
 e2e: $(OUT)/tollgate tools
 	@scripts/e2e.sh $(MODE)
 ledger: $(addprefix $(OUT)/tools/,tollgate_ledger slow_disk.so scripted_engine)
-	@SEED=$(SEED) SEEDS=$(SEEDS) scripts/ledger.sh
+	@SEED=$(SEED) SEEDS=$(SEEDS) scripts/ledger.sh $(BUILD)
+ledger-mutations: ledger
+	@build/venv-tests/bin/python -B tests/ledger/mutations.py --build $(BUILD) --directory $(BUILD)/mutants
 asan:
 	@$(MAKE) MODE=asan unit e2e
 tsan:

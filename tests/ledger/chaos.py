@@ -45,7 +45,8 @@ class Chaos:
         self.counts = dict.fromkeys(
             [*PROCESS_FAULTS, "redis_stalls", *PROVIDER_FAULTS, "outage_of_25_hours", "drain"], 0
         )
-        self.engines = [f"{model}-{n}" for model, row in world.MODELS.items() for n in range(row[1]) if row[1] > 1]
+        several = {model: row[1] for model, row in world.MODELS.items() if row[1] > 1 and model not in world.REMOTE}
+        self.engines = [f"{model}-{number}" for model, count in several.items() for number in range(count)]
         self.chance.shuffle(self.engines)
         self.engine_deaths = []  # wall clock, ms
         self.gateway_kills = 0
@@ -123,21 +124,32 @@ class Chaos:
 
     async def redis_flushed(self):
         async with self.redis:
-            return await self.around.flush_redis()
+            return await self.again(self.around.flush_redis)
 
     async def redis_stalls(self):
-        """Longer than its answers are waited for: what was asked is done when nobody listens any more."""
         async with self.redis:
-            pid = self.around.redis_pid()
-            if pid is None:
-                return False
-            born = world.start_time(pid)
-            os.kill(pid, signal.SIGSTOP)
-            await asyncio.sleep(REDIS_STALL_SECONDS)
-            if world.start_time(pid) != born:
-                return False
-            os.kill(pid, signal.SIGCONT)
-            return True
+            return await self.again(self.stall_redis)
+
+    async def again(self, what):
+        """What something else may have prevented: Redis was away, or its master died."""
+        for _ in range(5):
+            if await what():
+                return True
+            await asyncio.sleep(0.5)
+        return False
+
+    async def stall_redis(self):
+        """Longer than its answers are waited for: what was asked is done when nobody listens any more."""
+        pid = self.around.redis_pid()
+        born = world.start_time(pid) if pid else None
+        if born is None:
+            return False
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(REDIS_STALL_SECONDS)
+        if world.start_time(pid) != born:
+            return False
+        os.kill(pid, signal.SIGCONT)
+        return True
 
     # ---- the disk ----
 

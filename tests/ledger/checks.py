@@ -53,6 +53,7 @@ class Verdict:
         self.rows = dict.fromkeys(ROWS, 0)
         self.problems = []
         self.chunks = [0, 0, 0]  # billed, and its bounds
+        self.wholes = [0, 0]  # whole answers without usage: billed, and what was generated
 
     def fail(self, letter, what):
         self.problems.append(f"({letter}) {what}")
@@ -293,6 +294,8 @@ def without_usage(verdict, case):
         exact(verdict, case, case.written, told=False)
     else:
         verdict.rows["usage_missing_whole"] += 1
+        verdict.wholes[0] += case.close["output_tokens"]
+        verdict.wholes[1] += case.written
 
 
 def client_gone(verdict, case):
@@ -500,6 +503,11 @@ def add_chunks(verdict, case, least, most):
 
 
 def check_chunks(verdict):
+    """Whole answers without usage show nothing but bytes: what those hold differs from answer to answer."""
+    billed, generated = verdict.wholes
+    verdict.expect(
+        "d", generated / 2 <= billed <= generated * 2, f"whole answers: {billed} billed, {generated} generated"
+    )
     billed, least, most = verdict.chunks
     right = least * (1 - CHUNKS_SHARE) <= billed <= most * (1 + CHUNKS_SHARE)
     verdict.expect("d", right, f"chunks of several tokens: {billed} billed, {least} to {most} were relayed")

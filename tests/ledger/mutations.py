@@ -159,7 +159,8 @@ def flexible(text):
 
 def build_mutant(tree):
     target = "build/release/tools/tollgate_ledger"
-    done = subprocess.run(["make", "-s", "-j2", target], cwd=tree, capture_output=True, text=True)
+    own = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "BUILD"}
+    done = subprocess.run(["make", "-s", "-j2", target], cwd=tree, capture_output=True, text=True, env=own)
     if done.returncode != 0:
         raise ValueError(f"it does not build: {done.stderr[-2000:]}")
     return tree / target
@@ -182,12 +183,16 @@ def first_catch(options, letters, program, directory):
     return None
 
 
+def absolute(path):
+    return pathlib.Path(os.path.abspath(path))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--seeds", type=int, default=10, help="how many may try")
-    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="what `make ledger` built is there")
-    parser.add_argument("--directory", type=pathlib.Path, default=ROOT / "build/mutants")
+    parser.add_argument("--build", type=absolute, default=ROOT / "build", help="what `make ledger` built is there")
+    parser.add_argument("--directory", type=absolute, default=ROOT / "build/mutants")
     options = parser.parse_args()
     lines, missed = [], 0
     for name in options.names or MUTATIONS:

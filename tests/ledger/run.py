@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ async def one_seed(options):
         verdict = checks.check(facts)
         result["problems"] += verdict.problems
         result["rows"] = verdict.rows
-        result["chunks"] = verdict.chunks
+        result["chunks"], result["wholes"] = verdict.chunks, verdict.wholes
     except world.Failure as failure:
         result["problems"].append(f"(world) {failure}")
     except TimeoutError:
@@ -199,9 +200,9 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once")
-    parser.add_argument("--directory", default=str(ROOT / "build/ledger"))
-    parser.add_argument("--program", default=str(ROOT / "build/release/tools/tollgate_ledger"))
-    parser.add_argument("--tools", default=str(ROOT / "build/release/tools"))
+    parser.add_argument("--directory", type=os.path.abspath, default=str(ROOT / "build/ledger"))
+    parser.add_argument("--program", type=os.path.abspath, default=str(ROOT / "build/release/tools/tollgate_ledger"))
+    parser.add_argument("--tools", type=os.path.abspath, default=str(ROOT / "build/release/tools"))
     parser.add_argument("--keep", action="store_true", help="also what right seeds left")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -35,6 +35,7 @@ METERS = {
 }
 PROVIDER_KEY = "sk_test_ledger"
 
+REMOTE = ("long",)  # these engines are ours, so they outlive a master; the others are its children
 # name -> (dialect, engines, options of each engine, what stands in the YAML)
 QUICK = {"connect": "1s", "first_token": "1s", "inter_chunk": "1s", "total": "60s"}
 MODELS = {
@@ -64,6 +65,7 @@ class World:
         self.slow_file = self.directory / "slow"
         self.kept = self.directory / "kept"
         self.process = self.log = self.provider = None
+        self.remote = []
         self.up = asyncio.Event()
         self.clock_ms = 0
         self.log_problems = []
@@ -85,9 +87,10 @@ class World:
             kill(pid)
         if self.process:
             self.process.wait()
-        if self.provider:
-            self.provider.kill()
-            self.provider.wait()
+        for ours in [self.provider, *self.remote]:
+            if ours:
+                ours.kill()
+                ours.wait()
         if self.log:
             self.log.wait(5)
         shutil.rmtree(self.runtime, ignore_errors=True)
@@ -125,9 +128,15 @@ class World:
 
     def engine(self, model, number, dialect, options):
         count_file = self.directory / "counts" / f"{model}-{number}.count"
-        arguments = [str(self.tools / "scripted_engine"), "--socket", "{socket}", "--dialect", dialect]
+        address = str(self.runtime / f"ours-{number}.sock") if model in REMOTE else "{socket}"
+        arguments = [str(self.tools / "scripted_engine"), "--socket", address, "--dialect", dialect]
         arguments += ["--model", model, "--count-file", str(count_file), *options]
-        return {"spawn": arguments, "dialect": dialect, "max_in_flight": 64}
+        if model not in REMOTE:
+            return {"spawn": arguments, "dialect": dialect, "max_in_flight": 64}
+        log = (self.directory / f"{model}-{number}.log").open("wb")
+        self.remote.append(subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        log.close()
+        return {"url": f"unix:{address}", "dialect": dialect, "max_in_flight": 64}
 
     def environment(self):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MAKE"))}
