@@ -88,9 +88,11 @@ static inline void biller_room_policy_file(const struct biller_room *room)
 
 /* ---- life ---- */
 
-static inline void biller_room_path(const struct biller_room *room, const char *name, char to[PATH_MAX])
+enum { BILLER_ROOM_PATH_BYTES = 256 };
+
+static inline void biller_room_path(const struct biller_room *room, const char *name, char to[BILLER_ROOM_PATH_BYTES])
 {
-    snprintf(to, PATH_MAX, "%s/%s", room->state_dir, name);
+    snprintf(to, BILLER_ROOM_PATH_BYTES, "%s/%s", room->state_dir, name);
 }
 
 static inline void biller_room_init(struct biller_room *room)
@@ -101,7 +103,7 @@ static inline void biller_room_init(struct biller_room *room)
     unit_random_seed();
     alarm(2 * ROOM_HANG_SECONDS);
     assert_non_null(mkdtemp(room->state_dir));
-    snprintf(room->out, sizeof room->out, "%s/out", room->state_dir);
+    snprintf(room->out, sizeof room->out, "%.60s/out", room->state_dir);
     biller_room_path(room, "journal", path);
     assert_int_equal(mkdir(path, 0700), 0);
     redis_room_init(&room->redis);
@@ -117,7 +119,10 @@ static inline void biller_room_begin_sized(struct biller_room *room, size_t plac
 {
     struct room *journal = &room->journals[place];
     *journal = (struct room){.loop = journal->loop != NULL ? journal->loop : loop_create()};
-    (void) snprintf(journal->directory, sizeof journal->directory, "%.40s/journal", room->state_dir);
+    struct builder directory;
+    builder_init(&directory, journal->directory, sizeof journal->directory);
+    builder_format(&directory, "%s/journal", room->state_dir);
+    (void) builder_string(&directory);
     journal->options = (struct journal_options){
         .directory = journal->directory, .slot = (int) place, .segment_bytes = segment_bytes, .epoch_ms = 1000};
     room_begin(journal);

@@ -65,8 +65,10 @@ static inline void room_begin(struct room *room)
 {
     room->journal = journal_create(room->loop, &room->options);
     assert_non_null(room->journal);
-    snprintf(room->writer, sizeof room->writer, "%s/%d-%s", room->directory, room->options.slot,
-             journal_writer_id(room->journal));
+    struct builder writer;
+    builder_init(&writer, room->writer, sizeof room->writer);
+    builder_format(&writer, "%s/%d-%s", room->directory, room->options.slot, journal_writer_id(room->journal));
+    (void) builder_string(&writer);
 }
 
 static inline int room_remove(const char *path, const struct stat *status, int type, struct FTW *where)

@@ -47,7 +47,11 @@ static int parse(int count, const char *const *words)
         argv[i + 1] = copies[i + 1];
     }
     const struct command_option options[] = {COMMAND_OPTION_CONFIG(&file), COMMAND_OPTION_JSON(&json)};
-    const struct command_usage usage = {"test", "[--config FILE]", "What it does.\n", options, 2};
+    const struct command_usage usage = {.name = "test",
+                                        .synopsis = "[--config FILE]",
+                                        .about = "What it does.\n",
+                                        .options = options,
+                                        .option_count = 2};
     file = NULL;
     json = false;
     int exit_code = 77;
