@@ -27,7 +27,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            for gateway in value if isinstance(value, list) else [value]:
+            for gateway in value if isinstance(value, list) else [getattr(value, "gateway", value)]:
                 if isinstance(gateway, Gateway) and gateway.log_file.exists():
                     lines = gateway.log_text().splitlines()[-LOG_LINES_SHOWN:]
                     report.sections.append((f"log of the gateway ({name})", "\n".join(lines)))

@@ -222,11 +222,12 @@ def shop(shared_directory):
 
 
 @pytest.fixture
-def make_shop(directory):
+def make_shop(directory, gateways):
     made = []
 
     def make(**options):
         made.append(Shop(directory / f"s{len(made)}", **options))
+        gateways.append(made[-1].gateway)
         return made[-1]
 
     yield make
