@@ -187,13 +187,6 @@ static void remove_wait(struct journal *journal, struct journal_wait **at)
     wait->_sequence = 0;
 }
 
-/* An OPEN that nobody was told is there gets no CLOSE. */
-static void give_up_open(struct journal *journal, const struct journal_wait *wait)
-{
-    if (wait->_is_open)
-        journal->open_count--;
-}
-
 /* Call those whose records are after @after and up to @through. A call may append, forget and wait anew. */
 static void tell_waits(struct journal *journal, uint64_t after, uint64_t through, bool ok)
 {
@@ -205,8 +198,6 @@ static void tell_waits(struct journal *journal, uint64_t after, uint64_t through
         if (wait == NULL || wait->_sequence > through)
             return;
         remove_wait(journal, at);
-        if (!ok)
-            give_up_open(journal, wait);
         wait->durable(wait, ok);
     }
 }
@@ -267,7 +258,6 @@ static bool append(struct journal *journal, struct record *record, struct journa
     journal->sequence++;
     if (wait != NULL) {
         wait->_sequence = journal->sequence;
-        wait->_is_open = record->type == RECORD_OPEN;
         wait->_next = NULL;
         *journal->waits_end = wait;
         journal->waits_end = &wait->_next;
@@ -350,7 +340,6 @@ void journal_forget(struct journal *journal, struct journal_wait *wait)
     while (*at != wait)
         at = &(*at)->_next;
     remove_wait(journal, at);
-    give_up_open(journal, wait);
 }
 
 const char *journal_trouble(const struct journal *journal)

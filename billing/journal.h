@@ -34,7 +34,6 @@ struct journal_wait {
     void *owner;
     struct journal_wait *_next;
     uint64_t _sequence;
-    bool _is_open;
 };
 
 /* Make a fresh writer. NULL with errno: no space, no permission. */
@@ -49,8 +48,8 @@ void journal_destroy(struct journal **journal);
 bool journal_open(struct journal *journal, const struct record *open, struct journal_wait *wait);
 /* Best effort: dropped when the disk is nearly full. */
 void journal_progress(struct journal *journal, struct text request_id, int64_t output_tokens, wall_ms when);
-/* Once for every journal_open that was durable; not for one that was told false or forgotten while it waited. The epoch
- * is filled in. Without memory @wait is told false here and now. */
+/* Once for every journal_open that was true, also when it was told false or forgotten while it waited: its OPEN is in
+ * the journal, or will be. The epoch is filled in. @wait may be NULL. Without memory it is told false here and now. */
 void journal_close(struct journal *journal, const struct record *close, struct journal_wait *wait);
 /* No call will come. No-op when it does not wait. */
 void journal_forget(struct journal *journal, struct journal_wait *wait);

@@ -32,12 +32,16 @@ static struct record start_record(const struct request *request, enum record_typ
 
 /* ---- OPEN ---- */
 
+static void close_unsent(struct request *request, enum usage_end end);
+
 static void on_opened(struct journal_wait *wait, bool ok)
 {
     struct request *request = wait->owner;
     request->recording = ok ? RECORDING_OPEN : RECORDING_REFUSED;
-    if (!ok)
+    if (!ok) {
+        close_unsent(request, END_CUT);
         worker_journal_look(request->worker);
+    }
     request_wake(request);
 }
 
@@ -147,7 +151,7 @@ static bool is_billed(const struct request *request, enum usage_end end)
     return request->bill.estimated || is_engines_own(&request->usage);
 }
 
-static struct record make_close(const struct request *request)
+static struct record make_close(const struct request *request, enum usage_end end)
 {
     const struct usage *usage = &request->usage;
     struct record close = start_record(request, RECORD_CLOSE);
@@ -156,8 +160,8 @@ static struct record make_close(const struct request *request)
     close.output_tokens = usage->output_tokens;
     close.input_source = source_of(usage->input_source);
     close.output_source = source_of(usage->output_source);
-    close.end = end_of(request);
-    close.billed = is_billed(request, close.end);
+    close.end = end;
+    close.billed = is_billed(request, end);
     return close;
 }
 
@@ -187,11 +191,20 @@ static void on_closed(struct journal_wait *wait, bool ok)
 
 static void close_record(struct request *request)
 {
-    struct record close = make_close(request);
+    struct record close = make_close(request, end_of(request));
     request->recording = RECORDING_CLOSING;
     request->journal_wait = (struct journal_wait){.durable = on_closed, .owner = request};
     journal_close(request->worker->journal, &close, &request->journal_wait);
     count_close(close.end);
+}
+
+/* Its OPEN may be on the disk all the same. One that is never closed would look like a request that still runs: no
+ * segment from there on would go, and no window that follows be complete. */
+static void close_unsent(struct request *request, enum usage_end end)
+{
+    struct record close = make_close(request, end);
+    journal_close(request->worker->journal, &close, NULL);
+    count_close(end);
 }
 
 void request_close_record(struct request *request)
@@ -199,10 +212,12 @@ void request_close_record(struct request *request)
     struct journal *journal = request->worker->journal;
     if (request->recording == RECORDING_OPEN)
         close_record(request);
-    if (request->recording == RECORDING_OPENING || request->recording == RECORDING_CLOSING) {
-        journal_forget(journal, &request->journal_wait);
-        request->recording = request->recording == RECORDING_OPENING ? RECORDING_NONE : RECORDING_CLOSED;
-    }
+    if (request->recording != RECORDING_OPENING && request->recording != RECORDING_CLOSING)
+        return;
+    journal_forget(journal, &request->journal_wait);
+    if (request->recording == RECORDING_OPENING)
+        close_unsent(request, end_of(request));
+    request->recording = RECORDING_CLOSED;
 }
 
 enum step_result step_record(struct request *request)

@@ -163,6 +163,7 @@ static void test_a_refusing_disk(void **state)
     turn_until_told(&closed);
     assert_false(opened.ok);
     assert_false(closed.ok);
+    room_close(&room, 1, ROOM_HOUR, NULL); /* the OPEN is in the file */
     assert_string_equal(journal_trouble(room.journal), "the disk of state_dir refuses to sync");
     assert_false(room_open(&room, 2, ROOM_HOUR, &late));
     assert_int_equal(rewritten_calls, 0);
@@ -180,7 +181,7 @@ static void test_a_refusing_disk(void **state)
     journal_destroy(&room.journal);
     struct room_sum sum = room_read(room.writer);
     assert_int_equal(sum.opens, 3);
-    assert_int_equal(sum.closes, 2);
+    assert_int_equal(sum.closes, 3);
     assert_int_equal(sum.finishes, 1);
 }
 

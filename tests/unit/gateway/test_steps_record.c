@@ -106,15 +106,42 @@ static void without_a_journal_there_is_no_work(void **state)
     worker.journal = journal;
 }
 
-static void who_leaves_before_the_open_is_written_has_no_close(void **state)
+/* Else its OPEN would keep all segments from there on, and no window would ever be complete. */
+static void who_leaves_before_the_open_is_written_owes_nothing(void **state)
 {
     (void) state;
     assert_int_equal(request_open_record(&request), STEP_WAIT);
+    (void) request_decide(&request, OUTCOME_CLIENT_GONE, NULL);
     request_close_record(&request);
-    assert_int_equal(request.recording, RECORDING_NONE);
+    assert_int_equal(request.recording, RECORDING_CLOSED);
     room_turn(&room);
-    assert_int_equal(room_read(room.writer).closes, 0);
+    assert_int_equal(room_read(room.writer).opens, 1);
+    assert_int_equal(room_read(room.writer).closes, 1);
+    struct record close = last_record(RECORD_CLOSE);
+    assert_true(close.end == END_CLIENT_GONE && !close.billed);
+    assert_true(close.input_tokens == 0 && close.output_tokens == 0);
+    request_close_record(&request);
     assert_int_equal(step_record(&request), STEP_NEXT);
+    room_turn(&room);
+    assert_int_equal(room_read(room.writer).closes, 1);
+}
+
+static void an_open_that_the_disk_refuses_owes_nothing(void **state)
+{
+    (void) state;
+    assert_int_equal(request_open_record(&request), STEP_WAIT);
+    struct journal_wait *wait = &request.journal_wait;
+    journal_forget(worker.journal, wait);
+    wait->durable(wait, false);
+    assert_int_equal(request_open_record(&request), STEP_REPLY);
+    assert_int_equal(request.outcome, OUTCOME_USAGE_NOT_RECORDABLE);
+    request_close_record(&request);
+    assert_int_equal(step_record(&request), STEP_NEXT);
+    room_turn(&room);
+    assert_int_equal(room_read(room.writer).opens, 1);
+    assert_int_equal(room_read(room.writer).closes, 1);
+    struct record close = last_record(RECORD_CLOSE);
+    assert_true(close.end == END_CUT && !close.billed && close.input_tokens == 0);
 }
 
 /* ---- CLOSE ---- */
@@ -253,7 +280,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(nothing_is_sent_before_the_open_is_written, set_up, tear_down),
         cmocka_unit_test_setup_teardown(without_a_journal_there_is_no_work, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(who_leaves_before_the_open_is_written_has_no_close, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(who_leaves_before_the_open_is_written_owes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_open_that_the_disk_refuses_owes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_last_bytes_wait_for_the_close, set_up, tear_down),
         cmocka_unit_test_setup_teardown(who_leaves_while_the_close_waits_is_closed_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_a_close_says, set_up, tear_down),
