@@ -280,7 +280,7 @@ static bool close_one(struct recovering *state, const struct open_request *reque
         .input_source = request->has_progress ? COUNT_ESTIMATED : COUNT_NONE,
         .output_source = request->has_progress ? COUNT_COUNTED : COUNT_NONE,
         .end = END_CRASH,
-        .billed = state->bill_crash,
+        .billed = state->bill_crash && request->has_progress,
     };
     bool other_hour = state->epoch_used && state->epoch_began / HOUR_MS != request->when / HOUR_MS;
     if (other_hour && !seal(state))

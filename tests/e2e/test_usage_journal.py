@@ -501,7 +501,7 @@ def test_a_disk_that_refuses(make_gateway, make_engine):
     close = only_close(own, wire.headers["x-request-id"])
     assert_billed(close, "complete", output=(40, "engine"))
     wait_until(lambda: own.complete("m", "hello").status_code == 200, "work to be taken again")
-    assert not of_type(records(own, refused.headers["x-request-id"]), "CLOSE")
+    assert_billed(only_close(own, refused.headers["x-request-id"]), "cut", False, input=(0, "none"), output=(0, "none"))
     assert own.metric_sum("tollgate_usage_records_total", end="complete") >= 2
     assert own.metric_sum("tollgate_journal_write_seconds_count") >= 4
 
@@ -585,4 +585,4 @@ def test_a_killed_gateway_without_a_byte_of_an_engine(make_gateway, make_engine)
     engine = make_engine(model="m")
     _, before, close, _ = kill_mid_way(make_gateway, engine, "[[fault=hang_before_headers]]")
     assert before == []
-    assert (close["end"], close["input_tokens"], close["output_tokens"]) == ("crash", 0, 0)
+    assert_billed(close, "crash", False, input=(0, "none"), output=(0, "none"))
