@@ -2,6 +2,7 @@
 that have to hold: (a) sums, (b) complete answers, (c) clients that left, (d) the table of what is billed, (e) once."""
 
 import collections
+import re
 
 import facts as reading
 
@@ -10,7 +11,7 @@ USAGE_WAIT_S = 1.0  # so long usage is waited for after a client left at the fin
 NEAR_S = 0.3  # nearer to a bound of time than this nothing is claimed
 PROGRESS_STEP_TOKENS = 64
 CHUNKS_SHARE = 0.05  # of the sum over the answers in chunks of several tokens
-RELAY_BYTES_HELD = 64 * 1024
+FAULT = re.compile(r"\[\[fault=(\w+)")
 
 # The rows of DESIGN's table, in its order, and what is looked at apart inside of them.
 ROWS = (
@@ -48,9 +49,38 @@ ROWS = (
 )
 
 
+# What the scripted engine can do wrong, each in requests that reached it.
+ENGINE_FAULTS = (
+    "hang_before_headers",
+    "hang_after_headers",
+    "stall_after",
+    "reset_before_headers",
+    "reset_after",
+    "close_after",
+    "close_without_byte",
+    "close_reused",
+    "truncated_json",
+    "garbage_sse",
+    "no_usage",
+    "late_usage",
+    "zero_usage",
+    "usage_on_finish",
+    "error_in_stream",
+    "no_done",
+    "no_finish_reason",
+    "status",
+    "huge_event",
+    "slow_reader",
+    "multi_token_chunks",
+    "crash",
+    "hold",
+)
+
+
 class Verdict:
     def __init__(self):
         self.rows = dict.fromkeys(ROWS, 0)
+        self.engine_faults = {f"engine_{name}": 0 for name in ENGINE_FAULTS}
         self.problems = []
         self.chunks = [0, 0, 0]  # billed, and its bounds
         self.wholes = [0, 0]  # whole answers without usage: billed, and what was generated
@@ -222,7 +252,14 @@ def judge_unseen(facts, verdict, record, request_id):
         verdict.expect("d", nothing or unread, f"{request_id}: no engine had it, and its CLOSE says {close}")
 
 
+def count_fault(verdict, case):
+    found = FAULT.search(case.plan.words)
+    if found and case.sessions:
+        verdict.engine_faults[f"engine_{found[1]}"] += 1
+
+
 def judge(verdict, case):
+    count_fault(verdict, case)
     if case.open is None:
         verdict.expect("b", not case.sessions, f"{case}: an engine had it, the journal has not")
         verdict.expect("b", case.seen.status != 200, f"{case}: answered, not in the journal")
@@ -352,13 +389,14 @@ def lateness(case):
 
 
 def heard_in_time(verdict, case, engine):
-    """The engine wrote no more than a quarter of a second for nobody."""
-    left = case.seen.left
-    late = lateness(case)
-    window = engine.tokens_between(left - 0.05 - late, left + WITHIN_MS / 1000 + late)
-    for_nobody = case.written - case.close["output_tokens"]
-    said = f"{case}: {for_nobody} tokens of the engine are not billed, {window} were written in time"
-    verdict.expect("c", for_nobody <= window, said)
+    """The engine wrote no more than a quarter of a second for nobody, and nothing after that is billed."""
+    used, left, late = case.close["output_tokens"], case.seen.left, lateness(case)
+    before = engine.tokens_at(left - 0.05 - late)
+    in_time = engine.tokens_at(left + WITHIN_MS / 1000 + late)
+    for_nobody = case.written - used
+    said = f"{case}: {for_nobody} tokens of the engine are not billed, {in_time - before} were written in time"
+    verdict.expect("c", for_nobody <= in_time - before, said)
+    verdict.expect("c", used <= in_time, f"{case}: the engine had written {in_time} when it had to stop")
 
 
 def gone_at_finish(verdict, case):
@@ -460,12 +498,14 @@ def crash(verdict, case):
     verdict.expect("d", case.happened("kill_gateway", 3), f"{case}: no gateway was killed")
     if not case.record.progresses:
         verdict.rows["crash_open_only"] += 1
-        verdict.expect("d", is_nothing(case), f"{case}: no proof that an engine read it")
+        nothing = is_nothing(case) and not case.close["billed"]
+        verdict.expect("d", nothing, f"{case}: no proof that an engine read it")
         proof = case.seen.tokens >= 3 and not case.happened("disk_full", 0.5)
         verdict.expect("d", not proof, f"{case}: it was being relayed, and no PROGRESS says so")
         step(verdict, case)
         return
     verdict.rows["crash_with_progress"] += 1
+    verdict.expect("d", case.close["billed"], f"{case}: an engine worked for it")
     last = case.record.progresses[-1]
     right = case.close["output_tokens"] == last["output_tokens"] and case.close["ms"] == last["ms"]
     verdict.expect("d", right, f"{case}: the last PROGRESS says {last['output_tokens']} at {last['ms']}")

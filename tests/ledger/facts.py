@@ -37,13 +37,9 @@ class Session:
     def tokens(self):
         return self.times[-1][1] * self.choices if self.times else 0
 
-    def tokens_between(self, begin, end):
-        """What it wrote in that time."""
-
-        def at(moment):
-            return max((tokens for when, tokens in self.times if when <= moment), default=0)
-
-        return (at(end) - at(begin)) * self.choices
+    def tokens_at(self, moment):
+        """What it had written by then."""
+        return max((tokens for when, tokens in self.times if when <= moment), default=0) * self.choices
 
 
 @dataclasses.dataclass
@@ -109,6 +105,8 @@ def read_count(facts, sessions, engine, line):
     event = line["event"]
     if event == "begin":
         session.began, session.input_tokens, session.choices = True, line["tokens"], line["choices"]
+    elif event == "held":
+        session.began = True  # and nothing will come
     elif event == "token":
         session.times.append((when, line["tokens"]))
     elif event == "end":

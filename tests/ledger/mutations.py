@@ -119,6 +119,11 @@ MUTATIONS = {
             )
         ],
     ),
+    "works_on_for_nobody": (
+        "an engine hears within 250 ms that its client left",
+        "c",
+        [("gateway/linger.c", "return is_at_it && relay_has_finished(relay) &&", "return is_at_it &&")],
+    ),
     "lost_answer_is_taken": (
         "no answer is no acknowledgement",
         "a",

@@ -137,7 +137,8 @@ def embeddings_broken(chance):
 
 @kind(30, 2)
 def leave_before_first_byte(chance):
-    return Plan("", "open", "chat", True, words(tokens=5, first_ms=3000), ("after_ms", chance.randint(5, 150)))
+    script = chance.choice([words(tokens=5, first_ms=3000), words(fault="hold")])
+    return Plan("", "open", "chat", True, script, ("after_ms", chance.randint(5, 150)))
 
 
 @kind(90, 10)
@@ -236,6 +237,29 @@ def silent_before_head(chance):
     return Plan("", "open", "chat", True, words(fault="hang_before_headers"))
 
 
+@kind(10, 1)
+def connection_gone(chance):
+    """An idle connection that the engine closes: once more, on a fresh one."""
+    return Plan("", "open", "chat", chance.random() < 0.5, short_script(chance, fault="close_reused"))
+
+
+@kind(6, 0)
+def huge_event(chance):
+    """At a model of its own: what a token of it holds is learned."""
+    return Plan("", "short", "chat", True, words(tokens=5, fault="huge_event=200000"))
+
+
+@kind(6, 0)
+def slow_reader(chance):
+    return Plan("", "open", "chat", True, words(tokens=5, fault="slow_reader") + "input " * 2000)
+
+
+@kind(1, 0)
+def engine_crash(chance):
+    """With everything else that is at this engine."""
+    return Plan("", "vllm", "chat", True, words(tokens=60, interval_ms=2, fault="crash=10"))
+
+
 @kind(20, 2)
 def never_dispatched(chance):
     return Plan("", "no-such-model", "chat", True)
@@ -253,6 +277,12 @@ def cut_by_limit(chance):
 @kind(80, 6)
 def chunks_with_usage(chance):
     return Plan("", "multi", "chat", True, words(tokens=chance.randint(20, 100), interval_ms=1))
+
+
+@kind(10, 1)
+def chunks_of_a_request(chance):
+    script = words(tokens=chance.randint(20, 100), fault="multi_token_chunks=4")
+    return Plan("", "multi", "chat", True, script)
 
 
 @kind(40, 3)

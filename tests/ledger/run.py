@@ -30,7 +30,7 @@ SEED_SECONDS_MAX = 180
 async def one_seed(options):
     directory = pathlib.Path(options.directory) / f"seed-{options.seed}"
     around = world.World(options.seed, directory, options.program, options.tools)
-    result = {"seed": options.seed, "problems": [], "rows": {}, "faults": {}, "requests": 0}
+    result = {"seed": options.seed, "problems": [], "rows": {}, "faults": {}, "engine_faults": {}, "requests": 0}
     begun = time.monotonic()
     try:
         async with asyncio.timeout(SEED_SECONDS_MAX):
@@ -38,7 +38,7 @@ async def one_seed(options):
             facts = await live(around, options, result)
         verdict = checks.check(facts)
         result["problems"] += verdict.problems
-        result["rows"] = verdict.rows
+        result["rows"], result["engine_faults"] = verdict.rows, verdict.engine_faults
         result["chunks"], result["wholes"] = verdict.chunks, verdict.wholes
     except world.Failure as failure:
         result["problems"].append(f"(world) {failure}")
@@ -142,7 +142,7 @@ def run_seed(options, seed):
     try:
         return json.loads((directory / "result.json").read_text())
     except (OSError, ValueError):
-        return {"seed": seed, "problems": [f"(harness) {done.stdout} {done.stderr}"], "rows": {}, "faults": {}}
+        return {"seed": seed, "problems": [f"(harness) {done.stdout} {done.stderr}"]}
 
 
 def say_seed(result):
@@ -160,7 +160,7 @@ def say_seed(result):
 def sums_of(results, part):
     found = {}
     for result in results:
-        for name, count in result[part].items():
+        for name, count in result.get(part, {}).items():
             found[name] = found.get(name, 0) + count
     return found
 
@@ -179,15 +179,17 @@ def run_all(options):
             results.append(done.result())
             say_seed(results[-1])
     failed = sorted(result["seed"] for result in results if result["problems"])
-    faults, rows = sums_of(results, "faults"), sums_of(results, "rows")
-    missing = [name for name in [*faults, *checks.ROWS] if not faults.get(name, rows.get(name, 0))]
+    figures = {}
+    for part in ("faults", "engine_faults", "rows"):
+        figures |= sums_of(results, part)
+    missing = [name for name, count in figures.items() if not count]
     if not options.keep:
         remove_right_ones(options, results)
     if failed:
         print(f"failed: {', '.join(f'make ledger SEED={seed}' for seed in failed)}")
     if missing:
         print(f"never seen: {', '.join(missing)}")
-    figures = {"requests": sum(result.get("requests", 0) for result in results), **faults, **rows}
+    figures = {"requests": sum(result.get("requests", 0) for result in results), **figures}
     print("figures: " + ", ".join(f"{name} {count}" for name, count in figures.items()))
     bad = len(failed) + bool(missing)
     print(f"{len(results) - len(failed)} passed, {bad} failed")

@@ -74,7 +74,8 @@ def right_world():
         tokens=0,
         written=0,
         seen={"status": 0},
-        close={"input_tokens": 0, "input_source": "estimated"},
+        billed=False,
+        close={"input_tokens": 0, "input_source": "none", "output_source": "none"},
     )
     request(facts, 7, Plan("embeddings", "open", "embeddings", stream=False), tokens=0)
     request(
@@ -214,6 +215,13 @@ def more_than_the_engine_wrote(facts):
 def the_engine_worked_on_for_nobody(facts):
     session = facts.sessions["req_3"][0]
     session.times += [(103.7 + i / 100, 7 + i) for i in range(20)]
+
+
+@wrong("c")
+def what_the_engine_wrote_for_nobody_is_billed(facts):
+    session = facts.sessions["req_3"][0]
+    session.times += [(103.7 + i / 100, 7 + i) for i in range(20)]
+    close_of(facts, 3)["output_tokens"] = session.tokens
 
 
 @wrong("d")

@@ -373,9 +373,12 @@ class World:
     def command(self, *words):
         """The command line's exit status and output."""
         arguments = [str(self.program), *words]
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, env=self.environment(), cwd=self.directory, timeout=60
-        )
+        try:
+            done = subprocess.run(
+                arguments, capture_output=True, text=True, env=self.environment(), cwd=self.directory, timeout=30
+            )
+        except subprocess.TimeoutExpired:
+            return -1, "", "no end after 30 s"
         return done.returncode, done.stdout, done.stderr
 
 
