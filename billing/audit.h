@@ -35,7 +35,7 @@ struct audit_source {
     const struct policy *policy;
     const struct provider_policy *provider;
     const char *install_id;
-    const struct row_states *states; /* outlives it */
+    const struct row_states *states; /* outlives it, not tidied meanwhile; with the rows of @from and @to recalled */
     wall_ms since;                   /* epochs that ended before have no rows at this provider */
     wall_ms now;
     int64_t retention_ms; /* what ended longer ago may have no ledger file any more */

@@ -93,10 +93,7 @@ static void note_age(struct audit_rows *rows, const struct row *row)
 /* Rows of a writer are made in order of its epochs: all of this one have been made. */
 static bool is_made(const struct audit_rows *rows, const struct ledger_name *epoch)
 {
-    struct ledger_name next = *epoch;
-    next.epoch++;
-    size_t place = first_of(rows, &next);
-    return place < rows->count && strcmp(rows->entries[place]->row.name.epoch.writer, epoch->writer) == 0;
+    return row_states_made(rows->source.states, epoch->writer) > epoch->epoch;
 }
 
 static void collect(struct audit_rows *rows)

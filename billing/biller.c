@@ -29,6 +29,7 @@ enum {
     SHOW_MS = 1000,         /* between two looks at all rows, */
     SHOW_REST = 20,         /* and so many times what one takes, when there are very many */
     REMOVE_MS = 10 * 1000,
+    TIDY_MS = 60 * 1000,
     EXPIRE_MS = 10 * 60 * 1000
 };
 
@@ -45,8 +46,8 @@ struct biller {
     struct loop_timer tick;
     struct loop_task stop;
     atomic_bool stop_now;
-    mono_ms next_look, next_show, next_remove, next_expire;
-    char removal_trouble[BILLER_ERROR_BYTES];
+    mono_ms next_look, next_show, next_remove, next_tidy, next_expire;
+    char removal_trouble[BILLER_ERROR_BYTES], tidy_trouble[BILLER_ERROR_BYTES];
     struct biller_status next_status; /* being made */
     pthread_t thread;
     /* shared */
@@ -107,12 +108,25 @@ static void remove_what_is_old(struct biller *biller, const struct policy *polic
 
 /* ---- what others see ---- */
 
+static void tidy(struct biller *biller)
+{
+    mono_ms now = clock_mono_ms();
+    if (now < biller->next_tidy)
+        return;
+    biller->next_tidy = now + TIDY_MS;
+    biller->tidy_trouble[0] = '\0';
+    if (!providers_tidy(biller->providers))
+        snprintf(biller->tidy_trouble, sizeof biller->tidy_trouble, "delivered rows cannot leave: %s", strerror(errno));
+}
+
 static const char *first_trouble(const struct biller *biller)
 {
     const char *trouble = writers_trouble(biller->writers);
     if (trouble[0] == '\0')
         trouble = providers_trouble(biller->providers);
-    return trouble[0] != '\0' ? trouble : biller->removal_trouble;
+    if (trouble[0] == '\0')
+        trouble = biller->removal_trouble;
+    return trouble[0] != '\0' ? trouble : biller->tidy_trouble;
 }
 
 static void set_gauges(const struct biller_status *status)
@@ -168,6 +182,7 @@ static void on_tick(struct loop_timer *timer)
     if (biller->is_following)
         remove_what_is_old(biller, policy); /* else some provider cannot say what it needs */
     policy_drop(&policy);
+    tidy(biller);
     if (clock_mono_ms() >= biller->next_show) {
         mono_ms began = clock_mono_ms();
         show(biller);

@@ -15,7 +15,8 @@ enum { TROUBLE_BYTES = 200, FILE_BYTES_MAX = 1 << 30 };
 
 struct file_sender {
     struct row_states *states;
-    size_t next; /* before it there is nothing to do */
+    size_t next;           /* before it there is nothing to do, */
+    uint64_t shifts_known; /* while rows keep their places */
     struct back_off back_off;
     struct buffer content;
     char trouble[TROUBLE_BYTES];
@@ -65,6 +66,9 @@ static bool find_epoch(struct file_sender *sender, struct epoch_rows *ret)
 {
     const struct row_states *states = sender->states;
     size_t count = row_states_count(states);
+    if (row_states_shifts(states) != sender->shifts_known)
+        sender->next = 0;
+    sender->shifts_known = row_states_shifts(states);
     while (sender->next < count && !is_due(row_states_at(states, sender->next)))
         sender->next++;
     if (sender->next == count)

@@ -49,22 +49,19 @@ static struct source *source_of(struct outbox *outbox, const char *writer)
     if (source == NULL)
         return NULL;
     text_copy(source->writer, sizeof source->writer, text_of(writer));
+    source->made = row_states_made(outbox->states, writer);
     HASH_ADD_STR(outbox->sources, writer, source);
     return source;
 }
 
-/* Rows of an epoch are added whole and in order, so that the last one says it all. */
-static bool learn_made(struct outbox *outbox)
+/* After others than take_first added rows. */
+static void learn_made(struct outbox *outbox)
 {
-    for (size_t i = 0; i < row_states_count(outbox->states); i++) {
-        const struct ledger_name *epoch = &row_states_at(outbox->states, i)->row.name.epoch;
-        struct source *source = source_of(outbox, epoch->writer);
-        if (source == NULL)
-            return false;
-        if (epoch->epoch > source->made)
-            source->made = epoch->epoch;
+    struct source *source, *next;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        source->made = row_states_made(outbox->states, source->writer);
     }
-    return true;
 }
 
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES])
@@ -77,8 +74,7 @@ struct outbox *outbox_open(const struct outbox_options *options, char error[OUTB
     text_copy(outbox->install_id, sizeof outbox->install_id, text_of(options->install_id));
     outbox->provider = options->provider;
     outbox->states = row_states_open(options->billing_directory, options->provider);
-    if (outbox->states != NULL && outbox_files_finish(options->billing_directory, outbox->states, options->provider) &&
-        learn_made(outbox))
+    if (outbox->states != NULL && outbox_files_finish(options->billing_directory, outbox->states, options->provider))
         return outbox;
 err:
     snprintf(error, OUTBOX_TROUBLE_BYTES, "billing/%s.states in state_dir: %s", PROVIDER_KIND_NAMES[options->provider],
@@ -234,7 +230,8 @@ static bool finish_rows(struct outbox *outbox)
 {
     if (!back_off_is_over(&outbox->back_off, clock_mono_ms()))
         return false;
-    if (outbox_files_finish(outbox->billing_directory, outbox->states, outbox->provider) && learn_made(outbox)) {
+    if (outbox_files_finish(outbox->billing_directory, outbox->states, outbox->provider)) {
+        learn_made(outbox);
         outbox->must_finish = false;
         back_off_worked(&outbox->back_off);
         return true;
@@ -261,11 +258,13 @@ static bool make_rows(struct outbox *outbox, const struct ledger_name *name, con
     return good;
 }
 
-static void take_first(struct source *source)
+static void take_first(struct outbox *outbox, struct source *source)
 {
-    uint64_t epoch = source->waiting[source->first++];
-    if (epoch > source->made)
-        source->made = epoch;
+    struct ledger_name name = {.epoch = source->waiting[source->first++]};
+    memcpy(name.writer, source->writer, sizeof name.writer);
+    row_states_note_made(outbox->states, &name);
+    if (name.epoch > source->made)
+        source->made = name.epoch;
     source->head = (struct ledger_head){0};
     back_off_worked(&source->back_off);
     if (source->first == source->count)
@@ -281,29 +280,36 @@ static bool put_off(struct outbox *outbox, struct source *source)
     return false;
 }
 
+/* What a provider does not take waits in the ledger. */
+static bool has_room(const struct outbox *outbox)
+{
+    const struct row_states *states = outbox->states;
+    return row_states_count_of(states, ROW_PENDING) + row_states_count_of(states, ROW_SENT) < OUTBOX_DUE_MAX;
+}
+
 /* The first epoch that waits. True: it does not wait any more. */
 static bool serve(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
 {
     struct ledger_name name = {.epoch = source->waiting[source->first]};
     memcpy(name.writer, source->writer, sizeof name.writer);
     if (name.epoch <= source->made) {
-        take_first(source);
+        take_first(outbox, source);
         return true;
     }
     if (source->head.name.epoch != name.epoch && !ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
         source->head = (struct ledger_head){0};
         if (errno != ENOENT) /* it expired */
             return put_off(outbox, source);
-        take_first(source);
+        take_first(outbox, source);
         return true;
     }
     if (source->head.ended >= outbox->since) {
-        if (!turn->may_go(turn->owner, &name))
+        if (!has_room(outbox) || !turn->may_go(turn->owner, &name))
             return false;
         if (!make_rows(outbox, &name, turn))
             return put_off(outbox, source);
     }
-    take_first(source);
+    take_first(outbox, source);
     return true;
 }
 
@@ -329,6 +335,13 @@ bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
     if (!has_trouble && !outbox->must_finish)
         outbox->trouble[0] = '\0';
     return has_more;
+}
+
+/* What was being added would be taken for new, when it had gone meanwhile: it must surely be whole. */
+bool outbox_tidy(struct outbox *outbox, wall_ms now)
+{
+    return outbox->must_finish ||
+           (outbox_files_settle(outbox->billing_directory) && row_states_tidy(outbox->states, now));
 }
 
 /* ---- questions ---- */

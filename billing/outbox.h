@@ -12,7 +12,10 @@
 /* For one thread. */
 struct outbox;
 
-enum { OUTBOX_TROUBLE_BYTES = 200 };
+enum {
+    OUTBOX_TROUBLE_BYTES = 200,
+    OUTBOX_DUE_MAX = 20000 /* pending and sent rows; more come when these are gone, but each epoch's at once */
+};
 
 struct outbox_options {
     const char *billing_directory, *ledger_directory; /* existing; copied */
@@ -43,6 +46,9 @@ struct outbox_turn {
     mono_ms until;
 };
 bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn);
+
+/* Let go what was delivered long ago: now and then. False with errno: nothing is lost. */
+bool outbox_tidy(struct outbox *outbox, wall_ms now);
 
 /* The policy that was followed last names the provider. */
 bool outbox_is_active(const struct outbox *outbox);

@@ -155,6 +155,15 @@ bool outbox_files_finish(const char *directory, struct row_states *states, enum 
     return good && (unlink(path_of_states(directory, "adding", provider, path)) == 0 || errno == ENOENT);
 }
 
+bool outbox_files_settle(const char *directory)
+{
+    char path[PATH_MAX];
+    int fd = open_directory(path_in(directory, "adding", path));
+    if (fd < 0)
+        return errno == ENOENT;
+    return close_after(fd, fsync(fd) == 0);
+}
+
 bool outbox_files_add(const char *directory, struct row_states *states, const struct outbox_rows *rows)
 {
     if (rows->count <= 1)

@@ -22,6 +22,8 @@ struct outbox_rows {
 /* Add them to @states, pending or held, so that all or none are there after a crash. False with errno: a part may be
  * there; outbox_files_finish makes it whole, if it can be. */
 bool outbox_files_add(const char *directory, struct row_states *states, const struct outbox_rows *rows);
+/* What was added to its end is forgotten, also after a power cut. False with errno. */
+bool outbox_files_settle(const char *directory);
 /* Add what a crash or a failure interrupted. False with errno. */
 bool outbox_files_finish(const char *directory, struct row_states *states, enum provider_kind provider);
 

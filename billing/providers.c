@@ -154,11 +154,21 @@ bool providers_turn(struct providers *providers, const struct outbox_turn *turn)
     return has_more;
 }
 
+bool providers_tidy(struct providers *providers)
+{
+    bool good = true;
+    for (int kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
+        if (providers->outboxes[kind] != NULL)
+            good &= outbox_tidy(providers->outboxes[kind], clock_wall_ms());
+    }
+    return good;
+}
+
 struct row_change_result providers_change(struct providers *providers, const struct policy *policy, const char *id,
                                           enum row_verb verb)
 {
     struct row_change_result result = {.is_known = false};
-    text_copy(result.reason, sizeof result.reason, TEXT("no provider has a row of this id"));
+    text_copy(result.reason, sizeof result.reason, TEXT("no provider has a row of this id that is not delivered"));
     for (int kind = 0; kind < PROVIDER_KIND_COUNT && !result.is_known; kind++) {
         if (providers->outboxes[kind] != NULL)
             result = row_change(outbox_states(providers->outboxes[kind]), policy, id, verb, clock_wall_ms());
@@ -185,8 +195,9 @@ static wall_ms older(wall_ms a, wall_ms b)
 static wall_ms oldest_due(const struct row_states *states)
 {
     wall_ms oldest = 0;
-    for (size_t i = 0; i < row_states_count(states); i++) {
-        const struct row_entry *entry = row_states_at(states, i);
+    for (size_t place = row_states_next_undelivered(states, ROW_STATES_BEGIN); place != ROW_STATES_END;
+         place = row_states_next_undelivered(states, place)) {
+        const struct row_entry *entry = row_states_at(states, place);
         if (entry->state == ROW_PENDING || entry->state == ROW_SENT)
             oldest = older(oldest, entry->row.began);
     }

@@ -35,6 +35,8 @@ bool providers_follow(struct providers *providers, const struct policy *policy);
 void providers_sealed(struct providers *providers, const struct ledger_name *epoch);
 /* Make rows of what may go, and have them on their way. True: there is more. */
 bool providers_turn(struct providers *providers, const struct outbox_turn *turn);
+/* Let go what was delivered long ago: now and then. False with errno: nothing is lost. */
+bool providers_tidy(struct providers *providers);
 /* What a person wants with the row @id of any provider. */
 struct row_change_result providers_change(struct providers *providers, const struct policy *policy, const char *id,
                                           enum row_verb verb);

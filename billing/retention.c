@@ -16,8 +16,9 @@ static void lower(uint64_t *lowest, uint64_t epoch)
 static void note_rows(const struct retention *retention, const struct outbox *outbox, uint64_t *lowest)
 {
     const struct row_states *states = outbox_states(outbox);
-    for (size_t i = 0; i < row_states_count(states); i++) {
-        const struct row_entry *entry = row_states_at(states, i);
+    for (size_t at = row_states_next_undelivered(states, ROW_STATES_BEGIN); at != ROW_STATES_END;
+         at = row_states_next_undelivered(states, at)) {
+        const struct row_entry *entry = row_states_at(states, at);
         const struct ledger_name *epoch = &entry->row.name.epoch;
         bool is_due = entry->state == ROW_PENDING || entry->state == ROW_SENT;
         size_t place = is_due ? writers_find(retention->writers, epoch->writer) : writers_count(retention->writers);
@@ -110,6 +111,7 @@ bool retention_of_segments(const struct retention *retention)
 /* Epochs with a row that no provider has, sorted. */
 struct undelivered {
     const struct retention *retention;
+    wall_ms kept; /* what ended from then on may have a ledger file */
     struct ledger_name *names;
     size_t count, capacity;
 };
@@ -141,17 +143,15 @@ static bool add_name(struct undelivered *undelivered, const struct ledger_name *
 static bool note_undelivered(struct undelivered *undelivered, const struct row_states *states)
 {
     bool good = true;
-    for (size_t i = 0; i < row_states_count(states) && good; i++) {
-        const struct row_entry *entry = row_states_at(states, i);
-        bool is_taken = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-        good = is_taken || add_name(undelivered, &entry->row.name.epoch);
-    }
+    for (size_t at = row_states_next_undelivered(states, ROW_STATES_BEGIN); at != ROW_STATES_END && good;
+         at = row_states_next_undelivered(states, at))
+        good = add_name(undelivered, &row_states_at(states, at)->row.name.epoch);
     return good;
 }
 
 static bool ledger_file_may_go(void *owner, const struct ledger_head *head)
 {
-    const struct undelivered *undelivered = owner;
+    struct undelivered *undelivered = owner;
     const struct retention *retention = undelivered->retention;
     bool may = !writers_may_hold(retention->writers, &head->name) &&
                (undelivered->count == 0 || bsearch(&head->name, undelivered->names, undelivered->count,
@@ -162,12 +162,14 @@ static bool ledger_file_may_go(void *owner, const struct ledger_head *head)
         uint64_t waiting = is_active ? outbox_first_waiting(outbox, head->name.writer) : 0;
         may = waiting == 0 || head->name.epoch < waiting;
     }
+    if (!may && head->ended < undelivered->kept)
+        undelivered->kept = head->ended;
     return may;
 }
 
 void retention_of_ledger(const struct retention *retention, int64_t retention_ms)
 {
-    struct undelivered undelivered = {.retention = retention};
+    struct undelivered undelivered = {.retention = retention, .kept = retention->now - retention_ms};
     bool good = true;
     for (size_t i = 0; i < retention->outbox_count && good; i++) {
         if (retention->outboxes[i] != NULL)
@@ -178,5 +180,9 @@ void retention_of_ledger(const struct retention *retention, int64_t retention_ms
     if (good)
         (void) ledger_expire(retention->ledger_directory, retention->now - retention_ms, ledger_file_may_go,
                              &undelivered);
+    for (size_t i = 0; i < retention->outbox_count && good; i++) {
+        if (retention->outboxes[i] != NULL)
+            row_states_expire(outbox_states(retention->outboxes[i]), undelivered.kept);
+    }
     free(undelivered.names);
 }

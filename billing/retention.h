@@ -25,7 +25,7 @@ struct retention {
  * writer whose segments are gone goes as well. False with errno: a file cannot be removed. */
 bool retention_of_segments(const struct retention *retention);
 /* Ledger files of epochs that ended more than @retention_ms ago: not while a row of it is not delivered, nor while its
- * journal is there. */
+ * journal is there. What is known of delivered rows goes with them. */
 void retention_of_ledger(const struct retention *retention, int64_t retention_ms);
 
 #endif

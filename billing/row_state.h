@@ -1,9 +1,11 @@
-/* What became of each row at one provider: an append-only file of states, the last of each row counts. */
+/* What became of each row at one provider: an append-only file of states, the last of each row counts. What was
+ * delivered some time ago leaves it, and memory, for a file of its UTC hour. */
 #ifndef BILLING_ROW_STATE_H
 #define BILLING_ROW_STATE_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "billing/row.h"
 
@@ -36,15 +38,32 @@ struct row_entry {
     char reason[ROW_REASON_BYTES_MAX + 1]; /* "" = none */
 };
 
-/* All rows of one provider. One owner; the file has one writer at a time, which the lock on state_dir keeps. */
+/* The rows of one provider: those that are not delivered, and the youngest of those that are. One owner; the files have
+ * one writer at a time, which the lock on state_dir keeps. */
 struct row_states;
 
-/* Read <directory>/<provider>.states, which need not exist, and write it anew without what no longer counts. A torn
- * last line is cut off. NULL with errno; EBADMSG = it is damaged elsewhere. */
+enum {
+    ROW_KEPT_MS = 2 * 3600 * 1000, /* a delivered row leaves so long after its epoch ended and it moved last, */
+    ROW_TIDY_MIN = 1024,           /* when so many lines go with it: what counts is written anew without them */
+    ROW_LOOKS_MAX = 16
+};
+
+/* Read <directory>/<provider>.states, which is made when it does not exist. A torn last line is cut off. NULL with
+ * errno; EBADMSG = it is damaged elsewhere. */
 struct row_states *row_states_open(const char *directory, enum provider_kind provider);
 /* The same to look at only, also while it is written. */
 struct row_states *row_states_read(const char *directory, enum provider_kind provider);
 void row_states_close(struct row_states **states);
+
+/* Let delivered rows go, into <directory>/delivered/<provider>-<UTC hour>.states, when it is worth writing the others
+ * anew; keep what waits for a person small. Rows of a file's epoch go together, because a file is written whole. Call
+ * it now and then, not while rows of an epoch are being added. False with errno: nothing is lost. */
+bool row_states_tidy(struct row_states *states, wall_ms now);
+/* Have the rows that ended in the UTC hours of @from <= ended < @to here, also those that went; until the next tidy.
+ * False with errno; EBADMSG = a file is damaged. */
+bool row_states_recall(struct row_states *states, wall_ms from, wall_ms to);
+/* Remove the files of hours that ended before @before. What cannot be removed stays. */
+void row_states_expire(struct row_states *states, wall_ms before);
 
 /* A new row, pending or held. One that is known stays as it is. False with errno: nothing changed. */
 bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
@@ -61,12 +80,28 @@ bool row_states_give_meter(struct row_states *states, const char *id, wall_ms wh
 /* Everything told so far is on the disk. False with errno. */
 bool row_states_sync(struct row_states *states);
 
-/* NULL when it is not known. Valid until the next add. */
+/* All rows of the writer's epochs up to this one were made, or need not be; 0 = none. Rows of a writer are added in
+ * order of its epochs, each epoch's whole. */
+uint64_t row_states_made(const struct row_states *states, const char *writer);
+/* An epoch that makes no rows. In memory; it is written with the next tidy that writes. */
+void row_states_note_made(struct row_states *states, const struct ledger_name *epoch);
+
+/* NULL when it is not known, or went. Valid until the next tidy; of a row that was not pending or sent at the last one,
+ * also until ROW_LOOKS_MAX other such rows were looked at. */
 const struct row_entry *row_states_find(const struct row_states *states, const char *id);
-/* How often a row's state was changed, since they were opened. */
+/* How often a row's state was changed, since they were opened; how often rows changed their places. */
 uint64_t row_states_moves(const struct row_states *states);
+uint64_t row_states_shifts(const struct row_states *states);
 /* In the order in which they were added. */
 size_t row_states_count(const struct row_states *states);
 const struct row_entry *row_states_at(const struct row_states *states, size_t place);
+/* The place of the first row (@after = ROW_STATES_BEGIN), or the next one, that is neither acked nor duplicate;
+ * ROW_STATES_END = there is none. In no certain order. */
+#define ROW_STATES_BEGIN SIZE_MAX
+#define ROW_STATES_END   SIZE_MAX
+size_t row_states_next_undelivered(const struct row_states *states, size_t after);
+/* How many there are in @state, with those that went; and when the last one was delivered, 0 = none was. */
+uint64_t row_states_count_of(const struct row_states *states, enum row_state state);
+wall_ms row_states_last_delivered(const struct row_states *states);
 
 #endif

@@ -66,7 +66,7 @@ static bool record(struct sender *sender, struct flight *flight)
     text_copy(reason, sizeof reason, text_of(flight->outcome.reason));
     if (state == ROW_HELD)
         snprintf(reason, sizeof reason, "an earlier try may have arrived, now refused: %.140s", flight->outcome.reason);
-    if (entry->state == ROW_ACKED) /* a person was faster */
+    if (entry == NULL || entry->state == ROW_ACKED) /* a person was faster */
         return true;
     if (entry->state == ROW_HELD)
         return !is_taken || sender_move(sender, flight->id, ROW_ACKED, "answered while it was held");
@@ -220,6 +220,9 @@ static void look_for_changes(struct sender *sender)
 /* Rows that the delivery does not know, as long as it has room. */
 static void feed(struct sender *sender)
 {
+    if (row_states_shifts(sender->states) != sender->shifts_known)
+        sender->next_place = 0;
+    sender->shifts_known = row_states_shifts(sender->states);
     for (; sender->next_place < row_states_count(sender->states); sender->next_place++) {
         const struct row_entry *entry = row_states_at(sender->states, sender->next_place);
         char memory[ROW_CUSTOMER_BYTES_MAX + ROW_METER_BYTES_MAX + 2];

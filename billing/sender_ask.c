@@ -1,7 +1,9 @@
 /* Rows that may have arrived, and are too old to be sent blindly: the provider's total of their hour tells, or a person
  * does. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "billing/reconcile.h"
 #include "billing/sender_private.h"
@@ -38,15 +40,26 @@ static wall_ms last_move(const struct sender *sender, const struct flight *fligh
     return last;
 }
 
+/* The hour's rows that went count as well. False with a trouble. */
+static bool recall(struct sender *sender, const struct flight *flight)
+{
+    const struct row_entry *asked = row_states_find(sender->states, flight->id);
+    if (row_states_recall(sender->states, hour_of(asked), hour_of(asked) + HOUR_MS))
+        return true;
+    sender_set_trouble(sender, "what was delivered in an hour cannot be read: %s",
+                       errno == EBADMSG ? "its file is damaged" : strerrordesc_np(errno));
+    return false;
+}
+
 /* How long until the total has surely taken in whatever was called: by the clock that says less, because one of them
  * may have been set. */
 static int64_t quiet_left_ms(const struct sender *sender, const struct flight *flight)
 {
-    const struct row_entry *asked = row_states_find(sender->states, flight->id);
+    const struct row_entry asked = *row_states_find(sender->states, flight->id); /* others are looked at */
     struct delivery_now now = sender_now();
-    if (sender_lane_is_busy(sender, asked, flight->customer))
+    if (sender_lane_is_busy(sender, &asked, flight->customer))
         return QUIET_MS;
-    wall_ms last = last_move(sender, flight, asked);
+    wall_ms last = last_move(sender, flight, &asked);
     int64_t by_mono = flight->quiet_from + QUIET_MS - now.mono;
     int64_t by_wall = last == INT64_MIN || last > now.wall ? by_mono : last + QUIET_MS - now.wall;
     int64_t left = by_wall < by_mono ? by_wall : by_mono;
@@ -100,7 +113,7 @@ static int64_t ask_when_quiet(struct sender *sender, struct flight *flight)
     mono_ms now = clock_mono_ms();
     if (now < flight->look_from)
         return flight->look_from - now;
-    int64_t left = quiet_left_ms(sender, flight);
+    int64_t left = recall(sender, flight) ? quiet_left_ms(sender, flight) : QUIET_MS;
     if (left == 0) {
         ask(sender, flight);
         return -1;
@@ -166,7 +179,7 @@ static enum delivery_found settle(struct sender *sender, const struct flight *fl
 {
     struct reconcile_facts facts;
     const struct row_entry *entry = row_states_find(sender->states, flight->id);
-    if (!flight->is_counted)
+    if (!flight->is_counted || !recall(sender, flight))
         return FOUND_NO_ANSWER;
     if (!sender_row_is_open(entry)) /* a person was faster */
         return FOUND_UNCLEAR;
@@ -188,11 +201,23 @@ static enum delivery_found settle(struct sender *sender, const struct flight *fl
     return is_written && sender_sync(sender) ? FOUND[finding] : FOUND_NO_ANSWER;
 }
 
+/* A person knew that it arrived, so long ago that it went. */
+static void drop_if_gone(struct sender *sender, struct flight *flight)
+{
+    bool is_question =
+        flight->phase == FLIGHT_QUIET || flight->phase == FLIGHT_COUNTED; /* of one that is asked, the answer comes */
+    if (!is_question || row_states_find(sender->states, flight->id) != NULL)
+        return;
+    delivery_drop(sender->delivery, flight->id);
+    sender_free_flight(flight);
+}
+
 int64_t sender_reconcile(struct sender *sender)
 {
     int64_t wait_ms = -1;
     for (size_t i = 0; i < DELIVERY_IN_FLIGHT_MAX; i++) {
         struct flight *flight = &sender->flights[i];
+        drop_if_gone(sender, flight);
         if (flight->phase == FLIGHT_COUNTED) {
             enum delivery_found found = settle(sender, flight);
             delivery_reconciled(sender->delivery, flight->id, found, sender_now());

@@ -48,6 +48,7 @@ struct sender {
     struct flight flights[DELIVERY_IN_FLIGHT_MAX];
     size_t next_place;    /* of the first state that the delivery has not seen */
     uint64_t moves_known; /* of the states: more were made by a person */
+    uint64_t shifts_known;
     struct loop_timer timer;
     struct loop_turn_end turn_end;
     const char *idle_because; /* NULL = it is not */
@@ -73,6 +74,7 @@ void sender_hold(struct sender *sender, const char *id, const char *reason);
 bool sender_sync(struct sender *sender);
 /* For whom the row goes: while an earlier try may have arrived, as it went then. NULL or "" when there is nobody. */
 const char *sender_customer(const struct sender *sender, const struct row_entry *entry);
+/* False for NULL: it was delivered, and went. */
 bool sender_row_is_open(const struct row_entry *entry);
 /* @b is for @customer as well, and of @a's meter. */
 bool sender_is_same_lane(const struct sender *sender, const struct row_entry *a, const char *customer,

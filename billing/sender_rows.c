@@ -95,7 +95,7 @@ const char *sender_customer(const struct sender *sender, const struct row_entry 
 
 bool sender_row_is_open(const struct row_entry *entry)
 {
-    return entry->state == ROW_PENDING || entry->state == ROW_SENT;
+    return entry != NULL && (entry->state == ROW_PENDING || entry->state == ROW_SENT);
 }
 
 bool sender_is_same_lane(const struct sender *sender, const struct row_entry *a, const char *customer,
@@ -112,7 +112,8 @@ bool sender_lane_is_busy(const struct sender *sender, const struct row_entry *en
         const struct flight *flight = &sender->flights[i];
         if (flight->phase != FLIGHT_MARKED && flight->phase != FLIGHT_CALLED && flight->phase != FLIGHT_TOLD)
             continue;
-        if (sender_is_same_lane(sender, entry, customer, row_states_find(sender->states, flight->id)))
+        const struct row_entry *other = row_states_find(sender->states, flight->id);
+        if (other != NULL && sender_is_same_lane(sender, entry, customer, other))
             return true;
     }
     return false;

@@ -1,4 +1,4 @@
-/* One pass over a provider's rows. */
+/* Counts, and one pass over what a provider has not. */
 #include "billing/usage_status.h"
 
 #include <string.h>
@@ -31,18 +31,17 @@ static void add_waiting(struct usage_status *status, const struct row_entry *ent
 
 void usage_status_of(const struct row_states *states, enum provider_kind provider, struct usage_status *ret)
 {
-    *ret = (struct usage_status){.provider = provider};
-    for (size_t i = 0; i < row_states_count(states); i++) {
-        const struct row_entry *entry = row_states_at(states, i);
+    *ret = (struct usage_status){.provider = provider, .last_acked = row_states_last_delivered(states)};
+    for (enum row_state state = 0; state < ROW_STATE_COUNT; state++)
+        ret->rows[state] = row_states_count_of(states, state);
+    for (size_t place = row_states_next_undelivered(states, ROW_STATES_BEGIN); place != ROW_STATES_END;
+         place = row_states_next_undelivered(states, place)) {
+        const struct row_entry *entry = row_states_at(states, place);
         wall_ms ended = entry->row.ended;
         bool is_due = entry->state == ROW_PENDING || entry->state == ROW_SENT;
-        bool is_taken = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-        ret->rows[entry->state]++;
         if (is_due && (ret->oldest == 0 || ended < ret->oldest))
             ret->oldest = ended;
-        if (is_taken && entry->when > ret->last_acked)
-            ret->last_acked = entry->when;
-        if (!is_due && !is_taken)
+        if (!is_due)
             add_waiting(ret, entry);
     }
 }

@@ -17,7 +17,7 @@
 #include "billing/store.h"
 #include "gateway/command.h"
 
-enum { ERROR_BYTES = 512, DIFFERING_MAX = 100000, DIFFERING_FIRST = 16 };
+enum { DAY_MS = 24 * 3600 * 1000, ERROR_BYTES = 512, DIFFERING_MAX = 100000, DIFFERING_FIRST = 16 };
 
 /* What is needed while it runs. */
 struct running {
@@ -262,8 +262,11 @@ static bool open_provider(struct running *running, const struct provider_policy 
                                   .to = audit->window.to};
     *provider =
         (struct usage_audit_provider){.policy = policy, .states = row_states_read(running->billing, policy->kind)};
+    /* From a day before, so that a meter is known that was there before. */
+    if (provider->states != NULL && !row_states_recall(provider->states, source.from - DAY_MS, source.to))
+        row_states_close(&provider->states);
     if (provider->states == NULL) {
-        command_fail(audit->command, "%s/%s.states: %s", running->billing, name,
+        command_fail(audit->command, "%s, the states of %s: %s", running->billing, name,
                      errno == EBADMSG ? "it is damaged: somebody changed it, or the disk did" : strerror(errno));
         return false;
     }
