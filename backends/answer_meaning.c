@@ -140,7 +140,7 @@ void answer_note_number(struct answer_scan *scan, enum place place, int64_t numb
 {
     if (place == PLACE_INDEX)
         scan->_choice_index = number < ANSWER_CHOICES_MAX ? (unsigned) number : ANSWER_CHOICES_MAX;
-    else if (place >= PLACE_INPUT && number > count_of(scan, place))
+    else if (place >= PLACE_INPUT && number <= ANSWER_TOKENS_MAX && number > count_of(scan, place))
         scan->_counts[place - PLACE_INPUT] = number;
 }
 

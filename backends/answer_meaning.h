@@ -5,8 +5,11 @@
 
 #include "backends/answer_scan.h"
 
-/* The largest integer that every JSON reader keeps exactly; above it a count is not believed. */
+/* The largest integer that every JSON reader keeps exactly. */
 #define ANSWER_COUNT_MAX (UINT64_C(1) << 53)
+/* More tokens than any request has: a count above it is not believed. All choices of a request together stay below what
+ * the billing's sums take, so that one engine's lie stops nobody else's. */
+#define ANSWER_TOKENS_MAX (INT64_C(1) << 33)
 
 /* What a value means, by the path to it. */
 enum place {

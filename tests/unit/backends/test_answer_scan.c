@@ -64,9 +64,9 @@ static const struct usage_example usage_examples[] = {
     {"{\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":-7}}", {false, 0, 0, 0}},
     {"{\"usage\":{\"prompt_tokens\":1.0,\"completion_tokens\":1e2}}", {false, 0, 0, 0}},
     {"{\"usage\":{\"prompt_tokens\":\"5\",\"completion_tokens\":true}}", {false, 0, 0, 0}},
-    {"{\"usage\":{\"prompt_tokens\":9007199254740993,\"completion_tokens\":99999999999999999999999}}",
-     {false, 0, 0, 0}},
-    {"{\"usage\":{\"prompt_tokens\":9007199254740992}}", {true, INT64_C(1) << 53, 0, 0}},
+    {"{\"usage\":{\"prompt_tokens\":8589934593,\"completion_tokens\":99999999999999999999999}}", {false, 0, 0, 0}},
+    {"{\"usage\":{\"prompt_tokens\":8589934592,\"completion_tokens\":9007199254740992}}",
+     {true, INT64_C(1) << 33, 0, 0}},
     {"{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":-7}}", {true, 3, 0, 0}},
     {"{\"usage\":{\"prompt_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":-2}}}", {true, 3, 0, 0}},
     /* elsewhere it is not usage */
