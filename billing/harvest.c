@@ -2,6 +2,7 @@
 #include "billing/harvest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@ struct harvest {
     bool was_idle;           /* at least once: the first epoch there is would have been seen */
     struct ledger_head head; /* of the epoch whose SEAL was read, */
     uint64_t head_sequence;  /* and the SEAL's sequence; 0 = it is in the ledger */
+    uint32_t synced_segment; /* what stands before it is on the disk; 0 = nothing is for sure */
     struct seal *seals;      /* ascending */
     size_t seal_count, seal_capacity;
     struct harvest_segment *segments; /* ascending; the last is being read */
@@ -237,12 +239,61 @@ static bool empty_cells(struct harvest *harvest)
     return true;
 }
 
+/* Closes @fd and keeps errno. */
+static bool close_after(int fd, bool good)
+{
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return good;
+}
+
+/* A segment that is gone was needed no more. */
+static bool sync_segment(const struct harvest *harvest, uint32_t number)
+{
+    char memory[PATH_MAX];
+    struct builder path;
+    builder_init(&path, memory, sizeof memory);
+    builder_format(&path, "%s/%08u.seg", harvest->directory, number);
+    int fd = open(builder_string(&path), O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT;
+    return close_after(fd, fdatasync(fd) == 0);
+}
+
+/* Its segments have their names, and it has its own. */
+static bool sync_names(const struct harvest *harvest)
+{
+    int writer = open(harvest->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int parent = writer < 0 ? -1 : openat(writer, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = parent >= 0 && fsync(writer) == 0 && fsync(parent) == 0;
+    return close_after(writer, close_after(parent, good));
+}
+
+/* The SEAL is on the disk before the ledger says what it sealed: after a power cut, recovery would seal the same epoch
+ * with other requests, and the ledger would not take them. */
+static bool sync_journal(struct harvest *harvest)
+{
+    uint32_t last = harvest->position.segment, first = harvest->synced_segment;
+    bool good = first == last || sync_names(harvest);
+    for (uint32_t number = first != 0 ? first : harvest->segments[0].number; good && number <= last; number++)
+        good = sync_segment(harvest, number);
+    if (good)
+        harvest->synced_segment = last;
+    return good;
+}
+
 /* The epoch whose SEAL was read becomes a file. */
 static bool write_epoch(struct harvest *harvest)
 {
     void *seals = harvest->seals;
     bool is_room = make_room(&seals, &harvest->seal_capacity, harvest->seal_count, sizeof *harvest->seals);
     harvest->seals = seals;
+    if (!sync_journal(harvest)) {
+        (void) fail(harvest, "the journal", strerror(errno));
+        return false;
+    }
     /* Written already and out of memory for the next one: the second write changes nothing. */
     if (!is_room || !ledger_write(harvest->ledger_directory, &harvest->head, harvest->cells) || !empty_cells(harvest)) {
         (void) fail(harvest, "the ledger file", strerror(errno));

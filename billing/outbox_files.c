@@ -109,9 +109,14 @@ static const char *path_of_states(const char *directory, const char *place, enum
     return path_in(directory, name, to);
 }
 
-static bool make_directory(const char *path)
+/* In @directory; its name survives a power cut. */
+static bool make_directory(const char *directory, const char *name)
 {
-    return mkdir(path, 0700) == 0 || errno == EEXIST;
+    char path[PATH_MAX];
+    if (mkdir(path_in(directory, name, path), 0700) != 0)
+        return errno == EEXIST;
+    int fd = open_directory(directory);
+    return close_after(fd, fd >= 0 && fsync(fd) == 0);
 }
 
 static bool write_rows(const char *making, const struct outbox_rows *rows)
@@ -128,7 +133,7 @@ static bool write_rows(const char *making, const struct outbox_rows *rows)
 static bool note_rows(const char *directory, const struct outbox_rows *rows)
 {
     char from[PATH_MAX], to[PATH_MAX];
-    if (!make_directory(path_in(directory, "making", to)) || !make_directory(path_in(directory, "adding", to)))
+    if (!make_directory(directory, "making") || !make_directory(directory, "adding"))
         return false;
     if (unlink(path_of_states(directory, "making", rows->provider, from)) != 0 && errno != ENOENT)
         return false;
