@@ -358,6 +358,92 @@ static void rows_that_were_begun_are_finished_as_they_were(void **state)
     assert_int_equal(rows_after(later), 20);
 }
 
+/* ---- what went ---- */
+
+static void deliver_all(struct row_states *states)
+{
+    for (size_t i = 0; i < row_states_count(states); i++) {
+        char id[ROW_ID_CHARACTERS + 1];
+        memcpy(id, row_states_at(states, i)->row.id, sizeof id);
+        if (row_states_at(states, i)->state == ROW_HELD)
+            assert_true(row_states_move(states, id, ROW_ACKED, 6000, ""));
+    }
+}
+
+/* Rows that left memory are not made again: after a start, with another configuration, or told by a harvest. */
+static void what_went_is_not_made_again(void **state)
+{
+    (void) state;
+    const wall_ms far = (wall_ms) 1000 * ROW_KEPT_MS;
+    for (uint64_t i = 1; i <= ROW_TIDY_MIN / 4 + 1; i++)
+        seal_quietly(WRITER_A, i, 2000);
+    seal_quietly(WRITER_B, 1, 999); /* makes none */
+    assert_int_equal(rows_after(policy), ROW_TIDY_MIN + 4);
+    deliver_all(outbox_states(outbox));
+    assert_true(outbox_tidy(outbox, far));
+    assert_int_equal(rows_after(policy), 0);
+    again();
+    assert_int_equal(row_states_made(outbox_states(outbox), WRITER_B), 1);
+    assert_int_equal(rows_after(later), 0);
+    seal(WRITER_A, 1, 2000);
+    seal(WRITER_A, ROW_TIDY_MIN / 4 + 1, 2000);
+    assert_int_equal(rows_after(later), 0);
+    seal(WRITER_A, ROW_TIDY_MIN / 4 + 2, 2000);
+    seal(WRITER_B, 2, 2000);
+    assert_int_equal(rows_after(policy), 8);
+}
+
+/* While the rest of an epoch's rows cannot be written, those that are there do not go: they would be made again. */
+static void what_is_being_added_does_not_go(void **state)
+{
+    (void) state;
+    struct stat status;
+    struct rlimit before, limit;
+    const wall_ms far = (wall_ms) 1000 * ROW_KEPT_MS;
+    for (uint64_t i = 1; i <= ROW_TIDY_MIN / 4; i++)
+        seal_quietly(WRITER_A, i, 2000);
+    assert_int_equal(rows_after(policy), ROW_TIDY_MIN);
+    deliver_all(outbox_states(outbox));
+    assert_int_equal(stat(scratch_path("billing/stripe.states"), &status), 0);
+    (void) signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = (rlim_t) status.st_size + 1000;
+    seal(WRITER_A, 5000, 2000);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    size_t count = rows_after(policy);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_in_range(count, ROW_TIDY_MIN + 1, ROW_TIDY_MIN + 3);
+    deliver_all(outbox_states(outbox));
+    assert_true(outbox_tidy(outbox, far));
+    assert_int_equal(row_states_count(outbox_states(outbox)), count);
+    usleep(1100 * 1000); /* its back-off */
+    assert_int_equal(rows_after(policy), ROW_TIDY_MIN + 4);
+    assert_true(outbox_tidy(outbox, far));
+    assert_int_equal(row_states_count(outbox_states(outbox)), ROW_TIDY_MIN + 4 - count);
+}
+
+/* What a provider does not take waits in the ledger. */
+static void rows_that_are_due_are_bounded(void **state)
+{
+    (void) state;
+    struct row row = {.name = {.provider = PROVIDER_STRIPE, .epoch = name_of(WRITER_B, 1), .tenant = "t"},
+                      .quantity = 1};
+    struct row_states *states = outbox_states(outbox);
+    for (int i = 0; i < OUTBOX_DUE_MAX; i++) {
+        snprintf(row.id, sizeof row.id, "row-%d", i);
+        assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    }
+    seal_quietly(WRITER_A, 1, 2000);
+    assert_int_equal(rows_after(policy), OUTBOX_DUE_MAX);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_A), 1);
+    assert_int_equal(outbox_oldest_waiting(outbox), 1999);
+    assert_true(row_states_mark_sent(states, row.id, 2, "cus_a"));
+    assert_int_equal(rows_after(policy), OUTBOX_DUE_MAX);
+    assert_true(row_states_move(states, row.id, ROW_ACKED, 2, ""));
+    assert_int_equal(rows_after(policy), OUTBOX_DUE_MAX + 4);
+}
+
 /* ---- what holds a row ---- */
 
 static void rows_without_a_customer_are_held(void **state)
@@ -389,6 +475,9 @@ int main(void)
         TEST(an_epoch_that_was_being_added_is_made_whole),
         TEST(rows_that_cannot_be_written_come_later),
         TEST(rows_that_were_begun_are_finished_as_they_were),
+        TEST(what_went_is_not_made_again),
+        TEST(what_is_being_added_does_not_go),
+        TEST(rows_that_are_due_are_bounded),
         TEST(rows_without_a_customer_are_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,6 +72,26 @@ static void test_tenants_of_one_customer_are_counted_together(void **state)
     assert_int_equal(taken(room, row.id), 1);
 }
 
+/* Rows of the hour that left memory are in the total too. */
+static void test_what_went_is_counted_as_well(void **state)
+{
+    struct room *room = *state;
+    struct row row = add_sent(room, 1, "acme", 26);
+    for (unsigned number = 2; number < 2 + ROW_TIDY_MIN / 2; number++) {
+        struct row other = add_sent(room, number, number == 2 ? "acme" : "beta", 26);
+        assert_true(row_states_move(room->states, other.id, ROW_ACKED, other.ended, ""));
+        if (number == 2) {
+            other.quantity = row.quantity; /* as much as the one in question */
+            put_event(room, &other, "cus_a", other.ended);
+        }
+    }
+    assert_true(row_states_tidy(room->states, clock_wall_ms()));
+    assert_int_equal(row_states_count(room->states), 1);
+    run_until(room, &row, ROW_HELD);
+    assert_non_null(strstr(entry_of(room, &row)->reason, "101"));
+    assert_non_null(strstr(entry_of(room, &row)->reason, "known are 102"));
+}
+
 static void test_a_total_is_asked_for_after_a_quiet_time(void **state)
 {
     struct room *room = *state;
@@ -126,6 +146,7 @@ int main(void)
         TEST(test_an_old_row_that_is_not_there_goes_again),
         TEST(test_a_total_that_proves_nothing_is_for_a_person),
         TEST(test_tenants_of_one_customer_are_counted_together),
+        TEST(test_what_went_is_counted_as_well),
         TEST(test_a_total_is_asked_for_after_a_quiet_time),
         TEST(test_without_a_total_nothing_old_goes),
         TEST(test_a_jump_of_the_clock_is_seen),
