@@ -113,6 +113,7 @@ class World:
         key_file.chmod(0o600)
         meters = [{"event_name": name, "measure": measure} for name, measure in METERS.items()]
         stripe = {"api_key_file": "stripe.key", "api_base": f"http://127.0.0.1:{self.provider_port}", "meters": meters}
+        sync = "group" if self.seed % 2 == 0 else "os"
         config = {
             "listen": f"127.0.0.1:{self.port}",
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
@@ -122,7 +123,7 @@ class World:
             "drain_timeout": "1s",
             "models": models,
             "tenants": tenants,
-            "billing": {"epoch": "1s", "providers": [{"file": {"dir": "usage"}}, {"stripe": stripe}]},
+            "billing": {"epoch": "1s", "sync": sync, "providers": [{"file": {"dir": "usage"}}, {"stripe": stripe}]},
         }
         (self.directory / "tollgate.yaml").write_text(json.dumps(config, indent=1))  # which is YAML too
 
