@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uthash.h>
 
 #include "billing/back_off.h"
@@ -64,8 +65,32 @@ static void learn_made(struct outbox *outbox)
     }
 }
 
+/* They are made before the file .since is. Without them everything in the ledger looks new, and a provider that keeps
+ * identifiers for a day would take again what it took before. */
+static bool are_states_gone(const struct outbox_options *options)
+{
+    char memory[PATH_MAX];
+    struct builder path;
+    wall_ms since = 0;
+    if (provider_capabilities(options->provider)->dedup_window_ms == PROVIDER_FOREVER)
+        return false;
+    builder_init(&path, memory, sizeof memory);
+    builder_format(&path, "%s/%s.states", options->billing_directory, PROVIDER_KIND_NAMES[options->provider]);
+    if (access(builder_string(&path), F_OK) == 0 || errno != ENOENT)
+        return false;
+    return outbox_since(options->billing_directory, options->provider, &since) || errno != ENOENT;
+}
+
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES])
 {
+    const char *provider = PROVIDER_KIND_NAMES[options->provider];
+    if (are_states_gone(options)) {
+        snprintf(error, OUTBOX_TROUBLE_BYTES,
+                 "billing/%s.states in state_dir is gone: restore it from a backup, or what was delivered would be "
+                 "billed twice. To bill only from now on, remove billing/%s.since too",
+                 provider, provider);
+        return NULL;
+    }
     struct outbox *outbox = calloc(1, sizeof *outbox);
     if (outbox == NULL)
         goto err;
@@ -77,7 +102,7 @@ struct outbox *outbox_open(const struct outbox_options *options, char error[OUTB
     if (outbox->states != NULL && outbox_files_finish(options->billing_directory, outbox->states, options->provider))
         return outbox;
 err:
-    snprintf(error, OUTBOX_TROUBLE_BYTES, "billing/%s.states in state_dir: %s", PROVIDER_KIND_NAMES[options->provider],
+    snprintf(error, OUTBOX_TROUBLE_BYTES, "billing/%s.states in state_dir: %s", provider,
              errno == EBADMSG ? "it is damaged: restore it from a backup" : strerror(errno));
     outbox_close(&outbox);
     return NULL;

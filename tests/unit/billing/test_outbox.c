@@ -72,8 +72,8 @@ static int set_up(void **state)
     later = load_stripe("{ event_name: other, measure: input_tokens }, " OUT);
     without = load("");
     shipped[0] = shipped[1] = UINT64_MAX;
-    write_since(1000);
     open_outbox();
+    write_since(1000);
     return 0;
 }
 
@@ -218,6 +218,26 @@ static void a_damaged_since_is_said(void **state)
     assert_string_equal(outbox_trouble(outbox), "");
 }
 
+/* Everything in the ledger would be made once more, and what the provider has forgotten be taken twice. */
+static void states_that_are_gone_are_said(void **state)
+{
+    char error[OUTBOX_TROUBLE_BYTES] = "", billing[SCRATCH_PATH_BYTES], ledger[SCRATCH_PATH_BYTES];
+    (void) state;
+    seal_quietly(WRITER_A, 1, 2000);
+    assert_int_equal(rows_after(policy), 4);
+    outbox_close(&outbox);
+    assert_int_equal(unlink(scratch_path("billing/stripe.states")), 0);
+    snprintf(billing, sizeof billing, "%.200s/billing", scratch_directory);
+    snprintf(ledger, sizeof ledger, "%.200s/ledger", scratch_directory);
+    struct outbox_options options = {billing, ledger, "00112233445566778899aabbccddeeff", PROVIDER_STRIPE};
+    assert_null(outbox_open(&options, error));
+    assert_non_null(strstr(error, "stripe.states in state_dir is gone: restore it"));
+    assert_non_null(strstr(error, "remove billing/stripe.since too"));
+    assert_int_equal(unlink(scratch_path("billing/stripe.since")), 0);
+    open_outbox();
+    assert_int_equal(rows_after(policy), 0); /* it begins with what comes now */
+}
+
 /* ---- order ---- */
 
 /* The last epoch with rows says which have them: none overtakes one of its writer. */
@@ -299,7 +319,7 @@ static void an_epoch_that_was_being_added_is_made_whole(void **state)
 {
     (void) state;
     for (size_t count = 0; count <= 4; count++) {
-        assert_int_equal(unlink(scratch_path("billing/stripe.states")), 0);
+        assert_int_equal(truncate(scratch_path("billing/stripe.states"), 0), 0);
         again();
         seal_quietly(WRITER_A, 1, 1000);
         assert_int_equal(rows_after(policy), 4);
@@ -469,6 +489,7 @@ int main(void)
         TEST(what_ended_before_the_provider_makes_none),
         TEST(the_first_policy_that_names_it_is_remembered),
         TEST(a_damaged_since_is_said),
+        TEST(states_that_are_gone_are_said),
         TEST(epochs_of_a_writer_go_in_order),
         TEST(a_damaged_ledger_file_stops_its_writer_only),
         TEST(time_that_runs_out_is_told),
