@@ -422,7 +422,8 @@ static bool narrow(const struct row_states *states, wall_ms *from, wall_ms *to)
 
 bool row_states_recall(struct row_states *states, wall_ms from, wall_ms to)
 {
-    bool good = to - from <= HOUR_MS || narrow(states, &from, &to);
+    bool is_short = to - HOUR_MS <= from; /* the other way round, all of time would overflow */
+    bool good = is_short || narrow(states, &from, &to);
     for (wall_ms hour = hour_of(from); hour < to && good; hour += HOUR_MS)
         good = is_recalled(states, hour) || recall_hour(states, hour);
     return good;
