@@ -14,6 +14,8 @@
 
 const char *const ROW_STATE_NAMES[ROW_STATE_COUNT] = {"pending", "sent", "acked", "duplicate", "rejected", "held"};
 
+enum { PACK_LINES = 4096 }; /* of a long file: what is read needs not more memory than what is kept */
+
 bool row_state_may_move(enum row_state from, enum row_state to)
 {
     static const unsigned MOVES[ROW_STATE_COUNT] = {
@@ -83,6 +85,8 @@ static bool take_entry(struct row_states *states, struct row_entry *entry)
     row_mark_raise(mark, entry->row.name.epoch.epoch);
     if (kept == NULL)
         return row_table_make_room(states) && row_table_add(states, entry, false);
+    if (!row_table_make_whole(states, kept))
+        return false;
     row_table_change(states, kept, entry);
     return true;
 }
@@ -93,6 +97,8 @@ static bool take_line(struct row_states *states, struct text line)
     union row_line_content content;
     struct row_mark *mark;
     states->lines++;
+    if (states->fd >= 0 && states->lines % PACK_LINES == 0)
+        row_table_pack(states);
     switch (row_line_read(line, &content)) {
     case ROW_LINE_ENTRY:
         return take_entry(states, &content.entry);
@@ -222,7 +228,9 @@ struct row_states *row_states_open(const char *directory, enum provider_kind pro
         return NULL;
     states->fd = open(path_of(directory, provider, path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     int fd = states->fd < 0 ? -1 : fcntl(states->fd, F_DUPFD_CLOEXEC, 0);
-    return close_unless(states, fd >= 0 && read_states(states, fd) && begin_writing(states));
+    bool good = fd >= 0 && read_states(states, fd) && begin_writing(states);
+    row_table_pack(states);
+    return close_unless(states, good);
 }
 
 void row_states_close(struct row_states **states)

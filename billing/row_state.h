@@ -86,8 +86,8 @@ uint64_t row_states_made(const struct row_states *states, const char *writer);
 /* An epoch that makes no rows. In memory; it is written with the next tidy that writes. */
 void row_states_note_made(struct row_states *states, const struct ledger_name *epoch);
 
-/* NULL when it is not known, or went. Valid until the next tidy; of a row that was not pending or sent at the last one,
- * also until ROW_LOOKS_MAX other such rows were looked at. */
+/* NULL when it is not known, or went. Valid until the next tidy; of a row that was not pending or sent then, or when
+ * the states were opened, only until ROW_LOOKS_MAX other such rows were looked at, and as it was. */
 const struct row_entry *row_states_find(const struct row_states *states, const char *id);
 /* How often a row's state was changed, since they were opened; how often rows changed their places. */
 uint64_t row_states_moves(const struct row_states *states);

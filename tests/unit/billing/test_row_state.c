@@ -128,6 +128,7 @@ static void test_what_may_have_arrived_is_kept(void **state)
     entry = row_states_find(states, row.id);
     assert_true(entry->undecided && entry->state == ROW_HELD && entry->first_sent == 2);
     assert_true(row_states_move(states, row.id, ROW_PENDING, 8, ""));
+    entry = row_states_find(states, row.id);
     assert_true(!entry->undecided && entry->first_sent == 0 && entry->customer[0] == '\0');
     assert_true(row_states_mark_sent(states, row.id, 9, "cus_c"));
     assert_true(row_states_move(states, row.id, ROW_PENDING, 10, "surely not taken"));
