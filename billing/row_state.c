@@ -37,8 +37,7 @@ bool row_state_is_delivered(enum row_state state)
 
 uint64_t row_states_made(const struct row_states *states, const char *writer)
 {
-    struct row_mark *mark = NULL;
-    HASH_FIND_STR(states->marks, writer, mark);
+    const struct row_mark *mark = row_table_find_mark(states, writer);
     return mark == NULL ? 0 : mark->made;
 }
 
@@ -236,23 +235,12 @@ struct row_states *row_states_open(const char *directory, enum provider_kind pro
 void row_states_close(struct row_states **states)
 {
     struct row_states *dying = *states;
-    struct row_mark *mark, *next;
     *states = NULL;
     if (dying == NULL)
         return;
     if (dying->fd >= 0)
         close(dying->fd);
-    for (size_t i = 0; i < dying->count; i++) {
-        free(dying->kept[i].entry);
-        free(dying->kept[i].packed);
-    }
-    HASH_ITER(hh, dying->marks, mark, next)
-    {
-        HASH_DEL(dying->marks, mark);
-        free(mark);
-    }
-    free(dying->kept);
-    free(dying->slots);
+    row_table_finish(dying);
     free(dying->look);
     free(dying->recalled);
     free(dying->directory);

@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 #include <sys/types.h>
-#include <uthash.h>
 
 #include "billing/row_state.h"
 
@@ -12,7 +11,6 @@
 
 /* How far the rows of a writer are made, whether they are here or went. */
 struct row_mark {
-    UT_hash_handle hh;
     char writer[WRITER_ID_CHARACTERS + 1];
     uint64_t made;
 };
@@ -76,7 +74,7 @@ struct row_states {
     uint32_t *slots; /* by id: 1 + the place; 0 = free. A power of two, at most half full */
     size_t slot_count;
     uint32_t first, last; /* of those that are not delivered: 1 + the place; 0 = none */
-    struct row_mark *marks;
+    struct row_mark_held *marks;
     struct row_gone gone;
     uint64_t counts[ROW_STATE_COUNT]; /* of those that are here and did not go */
     wall_ms last_delivered;
@@ -108,10 +106,17 @@ bool row_table_make_whole(struct row_states *states, struct row_kept *kept);
 void row_table_change(struct row_states *states, struct row_kept *kept, const struct row_entry *entry);
 /* What is neither pending nor sent is not looked at often. */
 void row_table_pack(struct row_states *states);
+/* All rows and marks; what was allocated for them. */
+void row_table_finish(struct row_states *states);
 /* Remove the rows for whose places @leaves holds true. */
 void row_table_forget(struct row_states *states, const bool *leaves);
-/* How far the writer is made; new with 0. NULL: no memory. */
+/* How far the writer is made. NULL: it is not known. */
+struct row_mark *row_table_find_mark(const struct row_states *states, const char *writer);
+/* The same, new with 0 when it is not known. NULL: no memory. */
 struct row_mark *row_table_mark(struct row_states *states, const char *writer);
+/* All of them, the first behind NULL; NULL = there is none behind @mark. */
+const struct row_mark *row_table_next_mark(const struct row_states *states, const struct row_mark *mark);
+size_t row_table_mark_count(const struct row_states *states);
 void row_mark_raise(struct row_mark *mark, uint64_t epoch);
 
 #endif

@@ -1,10 +1,16 @@
 /* Rows by their ids, in order, and those that are not delivered in a chain. */
 #include <stdlib.h>
 #include <string.h>
+#include <uthash.h>
 
 #include "billing/row_state_private.h"
 
 enum { SLOTS_FIRST = 64 };
+
+struct row_mark_held {
+    UT_hash_handle hh;
+    struct row_mark mark;
+};
 
 static uint32_t hash_of(const char *id)
 {
@@ -183,18 +189,54 @@ void row_table_forget(struct row_states *states, const bool *leaves)
     states->shifts++;
 }
 
+struct row_mark *row_table_find_mark(const struct row_states *states, const char *writer)
+{
+    struct row_mark_held *held = NULL;
+    HASH_FIND_STR(states->marks, writer, held);
+    return held == NULL ? NULL : &held->mark;
+}
+
 struct row_mark *row_table_mark(struct row_states *states, const char *writer)
 {
-    struct row_mark *mark = NULL;
-    HASH_FIND_STR(states->marks, writer, mark);
-    if (mark != NULL)
+    struct row_mark *mark = row_table_find_mark(states, writer);
+    struct row_mark_held *held = mark == NULL ? calloc(1, sizeof *held) : NULL;
+    if (held == NULL)
         return mark;
-    mark = calloc(1, sizeof *mark);
-    if (mark == NULL)
-        return NULL;
-    text_copy(mark->writer, sizeof mark->writer, text_of(writer));
-    HASH_ADD_STR(states->marks, writer, mark);
-    return mark;
+    text_copy(held->mark.writer, sizeof held->mark.writer, text_of(writer));
+    HASH_ADD_STR(states->marks, mark.writer, held);
+    return &held->mark;
+}
+
+const struct row_mark *row_table_next_mark(const struct row_states *states, const struct row_mark *mark)
+{
+    const struct row_mark_held *next = states->marks;
+    if (mark != NULL) {
+        struct row_mark_held *held = NULL;
+        HASH_FIND_STR(states->marks, mark->writer, held);
+        next = held->hh.next;
+    }
+    return next == NULL ? NULL : &next->mark;
+}
+
+size_t row_table_mark_count(const struct row_states *states)
+{
+    return HASH_COUNT(states->marks);
+}
+
+void row_table_finish(struct row_states *states)
+{
+    struct row_mark_held *held, *next;
+    for (size_t i = 0; i < states->count; i++) {
+        free(states->kept[i].entry);
+        free(states->kept[i].packed);
+    }
+    HASH_ITER(hh, states->marks, held, next)
+    {
+        HASH_DEL(states->marks, held);
+        free(held);
+    }
+    free(states->kept);
+    free(states->slots);
 }
 
 void row_mark_raise(struct row_mark *mark, uint64_t epoch)
