@@ -211,9 +211,8 @@ const struct row_mark *row_table_next_mark(const struct row_states *states, cons
 {
     const struct row_mark_held *next = states->marks;
     if (mark != NULL) {
-        struct row_mark_held *held = NULL;
-        HASH_FIND_STR(states->marks, mark->writer, held);
-        next = held->hh.next;
+        const void *held = (const char *) mark - offsetof(struct row_mark_held, mark);
+        next = ((const struct row_mark_held *) held)->hh.next;
     }
     return next == NULL ? NULL : &next->mark;
 }
