@@ -107,7 +107,7 @@ static void dead_writers_are_finished(void **state)
     assert_true(room_open(&room.journals[0], room.number + 1, when, NULL));
     room_turn(&room.journals[0]);
     journal_destroy(&room.journals[0].journal);
-    room.expected.quantity[0][0][MEASURE_REQUESTS] += 2;
+    room.expected.quantity[0][0][MEASURE_REQUESTS] += 1; /* one that no engine has answered is none */
     room.expected.quantity[0][0][MEASURE_INPUT_TOKENS] += 11;
     room.expected.quantity[0][0][MEASURE_OUTPUT_TOKENS] += 64;
     redis_room_start(&room.redis);
