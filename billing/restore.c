@@ -44,6 +44,7 @@ struct restore {
     struct redis_script script;
     char directory[PATH_MAX];
     char writer_id[WRITER_ID_CHARACTERS + 1];
+    wall_ms since;
     int64_t retention_s;
     uint64_t mark;
     struct ledger_name *names;
@@ -76,21 +77,46 @@ extern const char restore_script_begin[], restore_script_end[];
 
 /* ---- life ---- */
 
+/* It ended too long ago, or so long ago that its file went. One that cannot be read is somebody's trouble. */
+static bool is_old(const struct restore *restore, const struct ledger_name *name)
+{
+    struct ledger_head head;
+    if (!ledger_read(restore->directory, name, &head, NULL))
+        return errno == ENOENT;
+    return head.ended < restore->since;
+}
+
+/* How many of a writer's epochs, which ended one after the other, are old. */
+static size_t count_old(const struct restore *restore, const struct ledger_name *names, size_t count)
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (is_old(restore, &names[middle]))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static bool fill_in(struct restore *restore, const struct restore_options *options)
 {
     uint8_t random[TOKEN_BYTES];
     struct text source = {restore_script_begin, (size_t) (restore_script_end - restore_script_begin)};
     ENSURE(options->retention_s > 0);
+    restore->since = options->since;
     restore->retention_s = options->retention_s;
     restore->mark = options->mark;
-    restore->count = options->count;
     text_copy(restore->directory, sizeof restore->directory, text_of(options->ledger_directory));
     text_copy(restore->writer_id, sizeof restore->writer_id, text_of(options->writer_id));
-    restore->names = calloc(options->count + 1, sizeof *restore->names);
+    size_t old = count_old(restore, options->names, options->count);
+    restore->count = options->count - old;
+    restore->names = calloc(restore->count + 1, sizeof *restore->names);
     if (restore->names == NULL || getrandom(random, sizeof random, 0) != (ssize_t) sizeof random)
         return false;
-    for (size_t i = 0; i < options->count; i++)
-        restore->names[i] = options->names[i];
+    for (size_t i = 0; i < restore->count; i++)
+        restore->names[i] = options->names[old + i];
     text_hex(restore->token, random, sizeof random);
     errno = ENOMEM;
     return redis_script_init(&restore->script, source);
@@ -115,6 +141,11 @@ void restore_destroy(struct restore **restore)
 void restore_skip(struct restore *restore)
 {
     restore->next++;
+}
+
+bool restore_is_empty(const struct restore *restore)
+{
+    return restore->count == 0;
 }
 
 size_t restore_count(const struct restore *restore)
@@ -147,7 +178,7 @@ static void set_head(struct restore *restore, uint64_t epoch)
     restore->words[WORD_KEY_COUNT] = TEXT("4");
     for (size_t i = 0; i < 4; i++)
         restore->words[WORD_MARK + i] = text_of(restore->keys[i]);
-    restore->words[WORD_RETENTION] = number_word(restore, 0, (uint64_t) restore->retention_s);
+    restore->words[WORD_RETENTION] = number_word(restore, 0, (uint64_t) restore->retention_s + SHIP_MARGIN_S);
     restore->words[WORD_EPOCH] = number_word(restore, 1, epoch);
     restore->words[WORD_SEAL_TIMES] = TEXT("");
     restore->words[WORD_NEW_MARK] = TEXT("0");
@@ -271,6 +302,11 @@ static enum restore_result put_epoch(struct restore *restore, struct redis *redi
     if (!ledger_read(restore->directory, &restore->names[restore->next], &head, &cells)) {
         if (errno != ENOENT)
             return RESTORE_UNREADABLE;
+        restore->next++;
+        return RESTORE_MORE;
+    }
+    if (head.ended < restore->since) {
+        cells_destroy(&cells);
         restore->next++;
         return RESTORE_MORE;
     }

@@ -10,6 +10,7 @@
 #ifndef BILLING_RESTORE_H
 #define BILLING_RESTORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,11 +25,12 @@ struct restore_options {
     const char *writer_id;           /* copied */
     const struct ledger_name *names; /* of this writer's files; copied */
     size_t count;
+    wall_ms since;       /* what ended before is passed by: it may be gone */
     int64_t retention_s; /* how long the cells live from now on */
     uint64_t mark;       /* what the writer's mark is raised to when all are there; 0: it stays as it is */
 };
 
-/* NULL with errno. */
+/* Reads the heads of some files. NULL with errno. */
 struct restore *restore_create(const struct restore_options *options);
 /* NULLs; no-op on NULL. Half of a restoration does no harm, as long as nothing is added to the same epochs before
  * another one ends. */
@@ -46,6 +48,8 @@ enum restore_result restore_turn(struct restore *restore, struct redis *redis);
 /* After UNREADABLE: do without that epoch. */
 void restore_skip(struct restore *restore);
 
+/* All that there is ended too long ago. */
+bool restore_is_empty(const struct restore *restore);
 /* How many epochs it has put. */
 size_t restore_count(const struct restore *restore);
 

@@ -20,7 +20,9 @@ if #ARGV > 6 then
     redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
 if ARGV[5] ~= '' then
-    redis.call('HSET', KEYS[3], ARGV[4], ARGV[5])
+    local oldest = tonumber(redis.call('HGET', KEYS[3], 'oldest') or ARGV[4])
+    redis.call('HSET', KEYS[3], ARGV[4], ARGV[5], 'oldest', string.format('%d', math.min(oldest, tonumber(ARGV[4]))))
+    redis.call('EXPIRE', KEYS[3], string.format('%d', 2 * tonumber(ARGV[3])))
 end
 -- Each step renews it: what nobody goes on with is forgotten.
 if ARGV[2] ~= '' then

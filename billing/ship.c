@@ -195,7 +195,7 @@ static void set_head(struct ship_batch *batch)
         batch->words[WORD_MARK + i] = text_of(batch->keys[i]);
     set_number(batch, WORD_FIRST, 0, batch->after + 1);
     set_number(batch, WORD_LAST, 1, batch->last);
-    set_number(batch, WORD_RETENTION, 2, (uint64_t) batch->retention_s);
+    set_number(batch, WORD_RETENTION, 2, (uint64_t) batch->retention_s + SHIP_MARGIN_S);
     set_number(batch, WORD_EPOCH, 3, batch->epoch);
     set_number(batch, WORD_SEAL, 4, batch->seal);
     batch->words[WORD_SEAL_TIMES] = text_of(batch->seal_times);

@@ -5,7 +5,11 @@
  * tg:writers               set of writer ids                                                        for ever
  * tg:{<writer>}:hw         sequence of the last record applied                                      for ever
  * tg:{<writer>}:cells:<e>  hash of epoch <e>: "tenant US key US model US measure US source" -> sum  retention
- * tg:{<writer>}:sealed     hash: epoch -> "began,ended" in ms since 1970                            for ever
+ * tg:{<writer>}:sealed     hash: epoch -> "began,ended" in ms since 1970, each for the retention;
+ *                          and "oldest" -> the first that may be there                              twice that
+ *
+ * The retention is what is told plus SHIP_MARGIN_S, from the SEAL on; what ended longer before a SEAL goes with it.
+ * What lives for ever is some hundred bytes for each time that a worker started.
  *
  * US is the byte 0x1f. An epoch that is sealed is whole: nothing is added to it any more (billing/restore.h may have
  * put it there before its records come). All keys of one call stand in one slot of a cluster. What Redis lost (all of
@@ -20,7 +24,11 @@
 #include "base/redis.h"
 #include "billing/record.h"
 
-enum { SHIP_RECORDS_MAX = 200 };
+enum {
+    SHIP_RECORDS_MAX = 200,
+    /* So much longer than it is told Redis keeps everything: who compares what is just old enough still finds it. */
+    SHIP_MARGIN_S = 3600
+};
 /* A single count that the script takes: 15 digits. */
 #define SHIP_QUANTITY_MAX INT64_C(999999999999999)
 /* A cell's field, for printf: tenant, key and model as slices, then the names of measure and source. */

@@ -1,7 +1,7 @@
 -- Apply one batch of one writer's records, each exactly once. Returns the sequence of the last record applied so far.
 -- KEYS: high-water mark, cells of the epoch, sealed epochs of the writer.
 -- ARGV: sequence of the batch's first and last record; seconds that cells live; the epoch; sequence of its SEAL (0 = none)
--- and what is noted for it; then sequence, field and quantity of each increment.
+-- and what is noted for it, "began,ended"; then sequence, field and quantity of each increment.
 local mark = tonumber(redis.call('GET', KEYS[1]) or '0')
 if not mark or mark < 0 then
     return redis.error_reply('ERR the high-water mark is no count')
@@ -55,12 +55,38 @@ end
 
 -- Sums and not increments: a Redis that died in the middle of writing this down may keep a part of it in its file and run
 -- that part again after its next death. The batch that is shipped again covers this one, and its sums replace that part.
+local is_seal = tonumber(ARGV[5]) > mark
 if #sums > 0 then
     redis.call('HSET', KEYS[2], unpack(sums))
-    redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
-if tonumber(ARGV[5]) > mark then
+if is_seal then
     redis.call('HSET', KEYS[3], ARGV[4], ARGV[6])
+end
+-- What is noted of epochs outlives their cells: who forgets them finds them there (forget.lua).
+if #sums > 0 or is_seal then
+    redis.call('EXPIRE', KEYS[2], ARGV[3])
+    redis.call('HSETNX', KEYS[3], 'oldest', ARGV[4])
+    redis.call('EXPIRE', KEYS[3], string.format('%d', 2 * tonumber(ARGV[3])))
+end
+-- A new one, and the old ones go: more than come, and no more than a call has time for.
+if is_seal then
+    local epoch, cells = tonumber(ARGV[4]), KEYS[2]:sub(1, -#ARGV[4] - 1)
+    local from = tonumber(ARGV[6]:match('%d+$')) - tonumber(ARGV[3]) * 1000
+    local oldest = tonumber(redis.call('HGET', KEYS[3], 'oldest'))
+    local stop = math.min(epoch, oldest + 16)
+    while oldest < stop do
+        local number = string.format('%d', oldest)
+        local times = redis.call('HGET', KEYS[3], number)
+        if times then
+            if tonumber(times:match('%d+$')) >= from then
+                break
+            end
+            redis.call('HDEL', KEYS[3], number)
+            redis.call('DEL', cells .. number)
+        end
+        oldest = oldest + 1
+    end
+    redis.call('HSET', KEYS[3], 'oldest', string.format('%d', oldest))
 end
 redis.call('SET', KEYS[1], ARGV[2])
 return last

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "billing/journal.h"
 #include "billing/recover.h"
@@ -302,6 +303,7 @@ static enum shipper_result begin_restore(struct shipper *shipper, uint64_t first
                                       .writer_id = shipper->writer_id,
                                       .names = own,
                                       .count = count,
+                                      .since = clock_wall_ms() - shipper->retention_s * 1000,
                                       .retention_s = shipper->retention_s,
                                       .mark = first - 1};
     shipper->restore_mark = first - 1;

@@ -16,7 +16,7 @@ struct shipper_options {
     const char *writer_directory;
     const char *ledger_directory; /* outlives the shipper */
     const char *writer_id;
-    int64_t retention_s;
+    int64_t retention_s; /* of sums in Redis; what ended longer ago is not put back from ledger files */
 };
 
 /* Touches no file yet. NULL: no memory. */

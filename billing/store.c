@@ -80,6 +80,11 @@ struct redis_options store_redis_options(const struct redis_address *address, co
     return options;
 }
 
+int64_t store_kept_ms(int64_t retention_ms)
+{
+    return retention_ms < STORE_KEPT_MS ? retention_ms : STORE_KEPT_MS;
+}
+
 /* ---- which writers there are ---- */
 
 /* The id in "<slot>-<writer id>", or NULL. */
@@ -469,7 +474,7 @@ struct store *store_start(const struct store_options *options)
         return NULL;
     text_copy(store->directory, sizeof store->directory, text_of(options->journal_directory));
     text_copy(store->ledger_directory, sizeof store->ledger_directory, text_of(options->ledger_directory));
-    store->retention_s = options->retention_ms >= 1000 ? options->retention_ms / 1000 : 1;
+    store->retention_s = options->kept_ms >= 1000 ? options->kept_ms / 1000 : 1;
     store->redis = redis_create(&options->redis);
     store->batch = ship_batch_create();
     store->sweep = sweep_create(options->ledger_directory, store->retention_s);

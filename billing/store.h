@@ -14,12 +14,16 @@
 struct store;
 
 enum { STORE_WRITERS_MAX = 4096 };
+/* Sums are in Redis for looking at and comparing, no longer than that; ledger files are what is kept. */
+#define STORE_KEPT_MS ((int64_t) 7 * 24 * 3600 * 1000)
+/* How long Redis has sums when ledger files stay for @retention_ms: what ended longer ago need not be there. */
+int64_t store_kept_ms(int64_t retention_ms);
 
 struct store_options {
     const char *journal_directory; /* state_dir/journal; copied */
     const char *ledger_directory;  /* state_dir/ledger; copied. For what Redis lost and no journal has any more */
     struct redis_options redis;    /* its strings are copied */
-    int64_t retention_ms;          /* how long cells live in Redis, at least a second */
+    int64_t kept_ms;               /* store_kept_ms, at least a second */
 };
 
 /* Where the Redis of the configuration is, with this program's time limits; @private_socket is the one of the private

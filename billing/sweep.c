@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "billing/restore.h"
 
@@ -114,6 +115,7 @@ static bool take_writer(struct sweep *sweep, sweep_is_shipped *is_shipped, void 
                                           .writer_id = names->writer,
                                           .names = names,
                                           .count = count,
+                                          .since = clock_wall_ms() - sweep->retention_s * 1000,
                                           .retention_s = sweep->retention_s};
         if (!is_shipped(owner, names->writer)) {
             sweep->restore = restore_create(&options);
@@ -140,7 +142,8 @@ static enum sweep_result go_on(struct sweep *sweep, struct redis *redis)
     case RESTORE_DONE:
         break;
     }
-    sweep_note_gone(sweep, sweep->names[sweep->next].writer);
+    if (!restore_is_empty(sweep->restore))
+        sweep_note_gone(sweep, sweep->names[sweep->next].writer);
     end_writer(sweep);
     return SWEEP_MORE;
 }

@@ -11,7 +11,7 @@
 /* For one thread. */
 struct sweep;
 
-/* Nothing is under way. NULL: no memory. */
+/* Nothing is under way. What ended more than @retention_s ago is nobody's loss. NULL: no memory. */
 struct sweep *sweep_create(const char *ledger_directory, int64_t retention_s);
 /* NULLs; no-op on NULL. */
 void sweep_destroy(struct sweep **sweep);
@@ -33,7 +33,7 @@ enum sweep_result {
 };
 /* The list of ledger files; then a writer that Redis has whole, or an epoch that it lacks, at a time. */
 enum sweep_result sweep_turn(struct sweep *sweep, struct redis *redis, sweep_is_shipped *is_shipped, void *owner);
-/* Ask for one thing that has to be there; when it is not, begin. */
+/* Ask for one thing that has to be there, or has become too old; when it is not, begin. */
 void sweep_check(struct sweep *sweep, struct redis *redis);
 
 /* What was wrong with a ledger file, which was passed by; "" = nothing since the last begin. */

@@ -161,6 +161,8 @@ static int print_text(const struct usage_audit *audit, const struct wish *wish)
     else
         puts(exit_code == COMMAND_DONE ? "all agree" : "what could be asked agrees");
     printf("compared: epochs %zu, cells %zu, lines of rows %zu\n", audit->epochs, audit->cells, found.lines);
+    if (audit->epochs_too_old_for_redis > 0)
+        printf("not compared with Redis, which has the last days only: epochs %zu\n", audit->epochs_too_old_for_redis);
     for (size_t i = 0; i < audit->reason_count; i++)
         command_fail(NAME, "not complete: %s", audit->reasons[i]);
     return exit_code;
@@ -219,9 +221,10 @@ static int print_json(const struct usage_audit *audit, const struct wish *wish)
         json_array_append_new(missing, json_string(audit->reasons[i]));
     int exit_code = exit_code_of(audit, &found);
     json_t *all =
-        json_pack("{s:b, s:b, s:I, s:I, s:I, s:o, s:o, s:o}", "agrees", exit_code != COMMAND_FAILED, "complete",
+        json_pack("{s:b, s:b, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "agrees", exit_code != COMMAND_FAILED, "complete",
                   audit->reason_count == 0, "epochs", (json_int_t) audit->epochs, "cells", (json_int_t) audit->cells,
-                  "lines", (json_int_t) found.lines, "differing_cells", cells, "rows", lines, "missing", missing);
+                  "epochs_too_old_for_redis", (json_int_t) audit->epochs_too_old_for_redis, "lines",
+                  (json_int_t) found.lines, "differing_cells", cells, "rows", lines, "missing", missing);
     int printed = command_print_json(NAME, all);
     if (!good)
         return command_fail(NAME, "memory is exhausted");
@@ -280,7 +283,8 @@ int command_usage_reconcile(int argc, char **argv)
         .about = "Compare what should be the same: the journals that are still there, the ledger and Redis, cell by\n"
                  "cell; and for each tenant, meter and hour the ledger, the rows made of it by their states, and\n"
                  "what the provider says it has. Prints what differs. Reads files, asks Redis and the providers,\n"
-                 "changes nothing; a provider's total may be some minutes behind.\n\n"
+                 "changes nothing; a provider's total may be some minutes behind. Redis has the last 7 days, or\n"
+                 "billing.retention when that is less; older epochs are counted as not compared with it.\n\n"
                  "Exit codes: 0 all agree, 1 something differs, or failed, 2 usage, 3 something could not be asked.\n",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),

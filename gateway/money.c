@@ -67,7 +67,7 @@ bool money_start(struct money *money, const struct policy *policy)
     const struct store_options options = {.journal_directory = money->journal_directory,
                                           .ledger_directory = ledger_directory,
                                           .redis = store_redis_options(&policy->redis, private_socket),
-                                          .retention_ms = policy->billing.retention_ms};
+                                          .kept_ms = store_kept_ms(policy->billing.retention_ms)};
     money->store = store_start(&options);
     if (money->store == NULL)
         return fail("cannot start the thread that ships usage to Redis", strerror(errno));

@@ -172,9 +172,13 @@ static bool look_at_journals(struct running *running)
 /* NULL in *@ret: nothing is known. False with errno. */
 static bool read_redis(struct running *running, const struct ledger_head *head, struct cells **ret)
 {
-    bool may_be_gone = head->ended < running->now - running->audit->policy->billing.retention_ms;
+    int64_t kept_ms = store_kept_ms(running->audit->policy->billing.retention_ms);
     *ret = NULL;
-    if (running->redis == NULL || may_be_gone)
+    if (head->ended < running->now - kept_ms) {
+        running->audit->epochs_too_old_for_redis++;
+        return true;
+    }
+    if (running->redis == NULL)
         return true;
     switch (redis_epoch_read(running->redis, &head->name, ret)) {
     case REDIS_EPOCH_READ:

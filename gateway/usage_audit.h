@@ -36,6 +36,8 @@ struct usage_audit {
     struct usage_window window;
     /* What was found: */
     size_t epochs, cells; /* of the ledger, compared */
+    /* Of these epochs those that ended too long ago to be in Redis (STORE_KEPT_MS): not compared with it. */
+    size_t epochs_too_old_for_redis;
     struct usage_audit_cell *differing;
     size_t differing_count, differing_capacity;
     struct usage_audit_provider providers[PROVIDER_KIND_COUNT];

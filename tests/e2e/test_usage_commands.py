@@ -34,7 +34,9 @@ class House:
         self.clock = Clock(self.directory, HOUR - time.time() % HOUR + 600)
         self.hour = int(self.clock.now()) // HOUR * HOUR
         (self.directory / "later").mkdir()
+        (self.directory / "week").mkdir()
         self.later = Clock(self.directory / "later", self.clock.offset_ms / 1000 + HOUR)
+        self.next_week = Clock(self.directory / "week", self.clock.offset_ms / 1000 + 7 * 24 * HOUR + 2 * HOUR)
         self.keys = {name: Key(f"test-key-of-{name}") for name in ("acme", "globex", "nobody")}
         self.sold = collections.Counter()  # (tenant, measure)
         self.key_file = self.directory / "stripe.key"
@@ -91,12 +93,12 @@ class House:
         for measure, count in counts.items():
             self.sold[tenant, measure] += count
 
-    def command(self, *words, code=0, file=None, later=False):
-        """In the house's time, or an hour later."""
+    def command(self, *words, code=0, file=None, later=False, clock=None):
+        """In the house's time, an hour later, or in that of @clock."""
         done = subprocess.run(
             [str(paths.TOLLGATE_TEST_CLOCK), *words, "--config", str(file or self.gateway.file)],
             cwd=self.directory,
-            env={**self.gateway.environment, **(self.later if later else self.clock).environment},
+            env={**self.gateway.environment, **(clock or (self.later if later else self.clock)).environment},
             capture_output=True,
             text=True,
             timeout=60 * paths.SLOWNESS,
@@ -397,6 +399,23 @@ def test_a_changed_cell_of_redis_is_found(house):
     line = rf"^{writer}-0*{epoch}  \S+ +ci +m +output_tokens +engine +- +{quantity} +{quantity + 1}$"
     assert re.search(line, text, re.M)
     house.command("usage", "reconcile")
+
+
+def test_redis_is_compared_for_a_week(house):
+    told = house.json("usage", "reconcile", clock=house.next_week)
+    assert told["agrees"] and told["complete"] and told["epochs_too_old_for_redis"] == told["epochs"] >= 1
+    assert house.json("usage", "reconcile")["epochs_too_old_for_redis"] == 0
+    redis = Redis(house.gateway.directory / "run/redis.sock")
+    (writer, epoch, *names), quantity = next(iter(redis.cells().items()))
+    key, field = f"tg:{{{writer}}}:cells:{epoch}", "\x1f".join(names)
+    redis.ask("HSET", key, field, quantity + 1)
+    try:
+        text = house.command("usage", "reconcile", clock=house.next_week).stdout
+    finally:
+        redis.ask("HSET", key, field, quantity)
+    assert text.startswith("all agree\n")
+    assert f"not compared with Redis, which has the last days only: epochs {told['epochs']}\n" in text
+    assert "not compared with Redis" not in house.command("usage", "reconcile").stdout
 
 
 def test_a_changed_ledger_file_is_found(house, copy, directory):

@@ -108,7 +108,7 @@ static inline void biller_room_init(struct biller_room *room)
     assert_int_equal(mkdir(path, 0700), 0);
     redis_room_init(&room->redis);
     struct redis_address address = {.kind = REDIS_UNIX, .path = room->redis.redis.socket};
-    room->store_options = (struct store_options){.retention_ms = 3600000};
+    room->store_options = (struct store_options){.kept_ms = 3600000};
     room->store_options.redis = store_redis_options(&address, NULL);
     room->store_options.redis.back_off_max_ms = 200;
     snprintf(biller_room_yaml, sizeof biller_room_yaml, "/tmp/tollgate-biller-%d.yaml", (int) getpid());

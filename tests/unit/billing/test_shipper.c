@@ -12,7 +12,7 @@ static enum redis_result lossy_run(struct redis *redis, const struct redis_scrip
 #include "billing/shipper.h"
 #include "tests/lib/ledger_room.h"
 
-enum { RETENTION_S = 3600, KILLS = 6, APART_MS = 400 };
+enum { RETENTION_S = 20 * 365 * 24 * 3600, KILLS = 6, APART_MS = 400 };
 
 static struct room room;
 static struct redis_room store;
@@ -118,7 +118,7 @@ static void sums_and_seals_are_the_journals(void **state)
     assert_int_equal(redis_reply_count(REDIS_ROOM_ASK(&store, "SMEMBERS", "tg:writers")), 1);
     snprintf(key, sizeof key, "tg:{%s}:cells:1", shipper_writer_id(shipper));
     assert_true(redis_reply_integer(REDIS_ROOM_ASK(&store, "TTL", key), &seconds));
-    assert_in_range(seconds, RETENTION_S - 100, RETENTION_S);
+    assert_in_range(seconds, RETENTION_S + SHIP_MARGIN_S - 100, RETENTION_S + SHIP_MARGIN_S);
 }
 
 static void unshipped_is_known_while_redis_is_away(void **state)
@@ -253,6 +253,61 @@ static void another_process_goes_on_where_redis_is(void **state)
     assert_true(is_exact());
 }
 
+/* Longer than it is kept, and the margin, nothing is in Redis: neither cells nor what is noted of a SEAL. */
+static void what_is_old_goes(void **state)
+{
+    enum { KEPT_S = 3600, SLOW_MS = 60 * 1000, REQUESTS = 900, OWN_KEYS = 3 };
+    char key[128], number_text[32];
+    struct shipper_options options = {.writer_directory = room.writer,
+                                      .ledger_directory = room.directory,
+                                      .writer_id = strrchr(room.writer, '-') + 1,
+                                      .retention_s = KEPT_S};
+    (void) state;
+    shipper_destroy(&shipper);
+    shipper = shipper_create(&options);
+    ledger_room_write(&room, &number, REQUESTS, SLOW_MS);
+    ship_all(shipper);
+    struct ledger *ledger = ledger_room_read(room.writer);
+    size_t there = 0;
+    for (uint64_t i = 1; i <= ledger->last_epoch; i++) {
+        bool is_kept = (ledger->last_epoch - i + 1) * ROOM_EPOCH_MS <= KEPT_S * 1000;
+        bool is_long_gone = (ledger->last_epoch - i) * ROOM_EPOCH_MS > 2 * (KEPT_S + SHIP_MARGIN_S) * 1000;
+        snprintf(number_text, sizeof number_text, "%llu", (unsigned long long) i);
+        snprintf(key, sizeof key, "tg:{%s}:sealed", shipper_writer_id(shipper));
+        struct text times = redis_reply_text(REDIS_ROOM_ASK(&store, "HGET", key, number_text));
+        bool is_sealed = times.length > 0;
+        there += is_sealed;
+        assert_true(!is_kept || text_equal(times, text_of(ledger->epochs[i].sealed)));
+        assert_false(is_long_gone && is_sealed);
+        snprintf(key, sizeof key, "tg:{%s}:cells:%s", shipper_writer_id(shipper), number_text);
+        bool has_cells = redis_reply_count(REDIS_ROOM_ASK(&store, "HGETALL", key)) > 0;
+        assert_true(has_cells == (is_sealed || i == ledger->last_epoch));
+    }
+    assert_in_range(there, KEPT_S * 1000 / ROOM_EPOCH_MS, (KEPT_S + SHIP_MARGIN_S) * 1000 / ROOM_EPOCH_MS + 2);
+    free(ledger);
+}
+
+/* What was noted of earlier epochs has gone: forgetting still finds the one that is open. */
+static void open_epoch_without_earlier_ones_is_forgotten(void **state)
+{
+    char key[128];
+    (void) state;
+    ledger_room_write(&room, &number, 2000, APART_MS);
+    ship_all(shipper);
+    snprintf(key, sizeof key, "tg:{%s}:hw", shipper_writer_id(shipper));
+    char mark[32];
+    struct text text = redis_reply_text(REDIS_ROOM_ASK(&store, "GET", key));
+    text_copy(mark, sizeof mark, text);
+    (void) REDIS_ROOM_ASK(&store, "FLUSHALL");
+    (void) REDIS_ROOM_ASK(&store, "SET", key, mark);
+    ledger_room_write(&room, &number, 1, APART_MS);
+    ship_all(shipper);
+    assert_int_equal(redis_reply_count(REDIS_ROOM_ASK(&store, "KEYS", "tg:*:cells:*")), 1);
+    ship_begin(batch, shipper_writer_id(shipper), 0, RETENTION_S);
+    assert_int_equal(ship_forget(batch, connection), REDIS_DONE);
+    assert_int_equal(redis_reply_count(REDIS_ROOM_ASK(&store, "KEYS", "tg:{*")), 0);
+}
+
 /* Beyond what the script's own numbers hold, with carries. */
 static void great_sums_are_exact(void **state)
 {
@@ -385,6 +440,8 @@ int main(void)
         TEST(lost_answers_count_nothing_twice),
         TEST(two_shippers_of_one_writer_count_once),
         TEST(another_process_goes_on_where_redis_is),
+        TEST(what_is_old_goes),
+        TEST(open_epoch_without_earlier_ones_is_forgotten),
         TEST(great_sums_are_exact),
         TEST(refused_batch_has_no_effect),
         TEST(impossible_quantity_stops_this_writer_only_there),

@@ -7,6 +7,9 @@
 
 enum { WAIT_MS = 40000, APART_MS = 400 };
 
+/* The rooms' hour is long ago one day. */
+static const int64_t KEPT_MS = (int64_t) 20 * 365 * 24 * ROOM_HOUR_MS;
+
 static struct room room, other_room;
 static struct redis_room redis;
 static struct store *store;
@@ -31,7 +34,7 @@ static int set_up(void **state)
     room_begin(&other_room);
     struct redis_address address = {.kind = REDIS_UNIX, .path = redis.redis.socket};
     options =
-        (struct store_options){.journal_directory = room.directory, .ledger_directory = files, .retention_ms = 3600000};
+        (struct store_options){.journal_directory = room.directory, .ledger_directory = files, .kept_ms = KEPT_MS};
     options.redis = store_redis_options(&address, NULL);
     options.redis.back_off_max_ms = 200;
     return 0;
@@ -225,6 +228,38 @@ static void writers_without_journal_are_put_back(void **state)
     free(ledger);
 }
 
+/* Ledger files of what ended longer ago than Redis keeps it: their absence is no loss, and no trouble. */
+static void old_ledger_files_stay_where_they_are(void **state)
+{
+    char key[128];
+    int64_t there = 1;
+    (void) state;
+    redis_room_start(&redis);
+    write_both(2500);
+    journal_destroy(&other_room.journal);
+    harvest(&other_room);
+    const char *gone = strrchr(other_room.writer, '-') + 1;
+    nftw(other_room.writer, room_remove, 8, FTW_DEPTH | FTW_PHYS);
+    options.kept_ms = 1000;
+    store = store_start(&options);
+    usleep(1500000);
+    struct store_status status;
+    store_status(store, &status);
+    assert_true(status.is_up);
+    assert_string_equal(status.error, "");
+    assert_int_equal(status.restored_epochs, 0);
+    snprintf(key, sizeof key, "tg:{%s}:sealed", gone);
+    assert_true(redis_reply_integer(REDIS_ROOM_ASK(&redis, "EXISTS", key), &there));
+    assert_int_equal(there, 0);
+}
+
+static void kept_no_longer_than_a_week(void **state)
+{
+    (void) state;
+    assert_int_equal(store_kept_ms((int64_t) 400 * 24 * ROOM_HOUR_MS), (int64_t) 7 * 24 * ROOM_HOUR_MS);
+    assert_int_equal(store_kept_ms(ROOM_HOUR_MS), ROOM_HOUR_MS);
+}
+
 /* A wipe also finds journals without their beginning, and both at once. */
 static void journals_without_beginning_are_put_back(void **state)
 {
@@ -349,6 +384,8 @@ int main(void)
         TEST(journals_without_beginning_are_put_back),
         TEST(two_stores_count_once),
         TEST(one_stuck_writer_stops_no_other),
+        TEST(old_ledger_files_stay_where_they_are),
+        TEST(kept_no_longer_than_a_week),
         TEST(ends_when_told),
         cmocka_unit_test(redis_is_where_the_configuration_says),
     };
