@@ -151,6 +151,8 @@ static void on_look(struct loop_timer *timer)
     struct money *money = timer->owner;
     struct store_status redis;
     store_status(money->store, &redis);
+    if (money->keeper != NULL)
+        redis_keeper_look(money->keeper, redis.is_up);
     tell_redis(money, &redis);
     tell_durability(money, &redis);
     struct biller_status *billing = ask_biller(money);

@@ -24,6 +24,8 @@ enum {
     STOP_GRACE_MS = 10 * 1000,
     /* Who lives so long has read its data and listens: its end is no failed start. */
     READY_MS = 2 * 1000,
+    /* No longer than that it has for making its socket, however often it was replaced for want of one. */
+    SOCKET_MAX_MS = 120 * 1000,
     VARIABLES_MAX = 4,
     WORDS_BYTES_MAX = 64 * 1024
 };
@@ -41,7 +43,8 @@ struct redis_keeper {
     struct private_redis redis;
     char runtime_dir[PATH_MAX];
     char note[NOTE_BYTES]; /* of what it is started with */
-    bool is_replacing;     /* one with other words was told to stop */
+    bool is_replacing;     /* one that is of no use to us was told to stop */
+    int64_t socket_ms;     /* how long the next one has for its socket; doubled each time in vain */
     mono_ms started_at;    /* -1: it does not run */
     struct backoff backoff;
     uint64_t random_state;
@@ -232,11 +235,18 @@ struct redis_keeper *redis_keeper_create(struct loop *loop, struct children *chi
     keeper->loop = loop;
     keeper->children = children;
     keeper->started_at = -1;
+    keeper->socket_ms = READY_MS;
     keeper->random_state = (uint64_t) clock_mono_us();
     keeper->again = (struct loop_timer){.fire = on_again, .owner = keeper};
     text_copy(keeper->runtime_dir, sizeof keeper->runtime_dir, text_of(runtime_dir));
     children_listen_to(children, child_name, &child_events, keeper);
     return keeper;
+}
+
+static void replace(struct redis_keeper *keeper)
+{
+    keeper->is_replacing = true;
+    (void) children_stop(keeper->children, child_name, STOP_GRACE_MS);
 }
 
 void redis_keeper_begin(struct redis_keeper *keeper)
@@ -251,10 +261,25 @@ void redis_keeper_begin(struct redis_keeper *keeper)
         log_event(LOG_INFO, "redis", "the private redis-server runs on, pid %d", running.pid);
         return;
     }
-    keeper->is_replacing = true;
     log_event(LOG_INFO, "redis", "the private redis-server, pid %d, was started otherwise: it is replaced",
               running.pid);
-    (void) children_stop(keeper->children, child_name, STOP_GRACE_MS);
+    replace(keeper);
+}
+
+void redis_keeper_look(struct redis_keeper *keeper, bool answers)
+{
+    if (answers)
+        keeper->socket_ms = READY_MS;
+    if (answers || keeper->is_replacing || keeper->started_at < 0 ||
+        clock_mono_ms() < keeper->started_at + keeper->socket_ms)
+        return;
+    if (access(keeper->redis.socket, F_OK) == 0 || errno != ENOENT)
+        return;
+    keeper->socket_ms = keeper->socket_ms * 2 < SOCKET_MAX_MS ? keeper->socket_ms * 2 : SOCKET_MAX_MS;
+    snprintf(keeper->trouble, sizeof keeper->trouble, "somebody removed %.300s: it is started anew",
+             keeper->redis.socket);
+    log_event(LOG_WARNING, "redis", "the private redis-server runs without its socket: %s", keeper->trouble);
+    replace(keeper);
 }
 
 void redis_keeper_destroy(struct redis_keeper **keeper_pointer)

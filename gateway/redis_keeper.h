@@ -3,6 +3,8 @@
 #ifndef GATEWAY_REDIS_KEEPER_H
 #define GATEWAY_REDIS_KEEPER_H
 
+#include <stdbool.h>
+
 struct children;
 struct loop;
 struct redis_keeper;
@@ -16,6 +18,9 @@ struct redis_keeper *redis_keeper_create(struct loop *loop, struct children *chi
 /* After children_attach, once: keep the one that a gateway before us has started with the same words, else start one.
  */
 void redis_keeper_begin(struct redis_keeper *keeper);
+/* Every second or so, with whether Redis answers: one that runs and cannot be reached any more, since somebody removed
+ * its socket, is replaced. */
+void redis_keeper_look(struct redis_keeper *keeper, bool answers);
 /* After children_destroy. The server runs on: ending it is the master's work. NULLs; no-op on NULL. */
 void redis_keeper_destroy(struct redis_keeper **keeper);
 

@@ -118,6 +118,28 @@ def test_it_outlives_the_gateway_process(make_gateway, engine):
     assert any("runs on" in line["message"] for line in own.log("redis"))
 
 
+def test_without_its_socket_it_is_replaced(make_gateway, engine):
+    own = make_gateway(config(engine))
+    redis = redis_of(own)
+    before = wait_for(redis, ask(own))
+    pid, old = redis_pid(own), own.gateway_pid()
+    os.unlink(redis.path)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: own.gateway_pid() not in (None, old), "a new gateway process")
+    own.wait_ready()
+    count = 3 + ask(own)
+    assert other_redis(own, pid)
+    after = wait_for(redis, count)
+    assert all(after[cell] >= quantity for cell, quantity in before.items())
+    wait_until(lambda: "[+]redis answers" in verbose(own), "the gateway to see it again")
+    assert not processes.is_alive(pid)
+    assert any("runs without its socket" in line["message"] for line in own.log("redis"))
+    # The one after it stays: it can be reached.
+    pid = redis_pid(own)
+    wait_for(redis, count + ask(own))
+    assert redis_pid(own) == pid
+
+
 def test_it_ends_with_the_master(make_gateway, engine):
     own = make_gateway(config(engine))
     pid = wait_until(lambda: redis_pid(own), "the redis-server")
