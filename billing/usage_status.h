@@ -12,8 +12,8 @@ enum { USAGE_STATUS_WAITING_MAX = 20 };
 struct usage_status {
     enum provider_kind provider;
     uint64_t rows[ROW_STATE_COUNT]; /* since the provider is there, with those that left memory */
-    wall_ms oldest;     /* end of the oldest epoch with a row that is pending or sent; 0 = there is none */
-    wall_ms last_acked; /* when the provider last took a row, or had it; 0 = never */
+    wall_ms oldest;                 /* end of the oldest epoch with a row that is pending or sent; 0 = there is none */
+    wall_ms last_acked;             /* when the provider last took a row, or had it; 0 = never */
     /* Held and rejected ones, the oldest first; how many there are stands in @rows. */
     size_t waiting_count;
     struct usage_waiting {
