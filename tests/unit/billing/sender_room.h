@@ -21,7 +21,7 @@
 #include "tests/unit/conf/scratch.h"
 
 /* A loop that waits for ever must fail, not hang. */
-enum { HANG_SECONDS = 240, WAIT_MS = 60 * 1000, EVENTS_MAX = 512, CALLS_MAX = 2048, BODIES = 64, BODY_BYTES = 512 };
+enum { HANG_SECONDS = 240, WAIT_MS = 60 * 1000, EVENTS_MAX = 512, CALLS_MAX = 8192, BODIES = 64, BODY_BYTES = 512 };
 
 static const int64_t HOUR = 3600 * 1000;
 static const char INSTALL[] = "00112233445566778899aabbccddeeff";
