@@ -10,6 +10,7 @@ WITHIN_MS = 250  # so fast an engine hears of a client that left
 USAGE_WAIT_S = 1.0  # so long usage is waited for after a client left at the finish reason
 NEAR_S = 0.3  # nearer to a bound of time than this nothing is claimed
 PROGRESS_STEP_TOKENS = 64
+SLOW_DISK_TOKENS = 3 * 40  # what an engine writes, a token a millisecond, while three writes to the slow disk last
 CHUNKS_SHARE = 0.05  # of the sum over the answers in chunks of several tokens
 FAULT = re.compile(r"\[\[fault=(\w+)")
 
@@ -518,7 +519,7 @@ def crash(verdict, case):
 def step(verdict, case):
     missing = case.seen.tokens - case.close["output_tokens"]
     # One turn of the loop relays what has come since the last; on a slow disk that is more.
-    most = PROGRESS_STEP_TOKENS + (64 if case.happened("slow_disk", 0.5) else 16)
+    most = PROGRESS_STEP_TOKENS + (SLOW_DISK_TOKENS if case.happened("slow_disk", 0.5) else 16)
     verdict.expect("d", missing <= most, f"{case}: {missing} tokens more were seen than billed, a step is {most}")
 
 

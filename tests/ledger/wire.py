@@ -98,6 +98,10 @@ async def _get(port, path, method, body, token):
         writer.close()
 
 
+class RedisError(Exception):
+    """What Redis answered instead."""
+
+
 class Redis:
     """A few commands over a unix socket."""
 
@@ -123,7 +127,7 @@ class Redis:
         line = (await self.reader.readuntil(b"\r\n"))[:-2]
         kind, rest = line[:1], line[1:]
         if kind == b"-":
-            raise RuntimeError(f"Redis: {rest.decode()}")
+            raise RedisError(rest.decode())
         if kind == b":":
             return int(rest)
         if kind == b"$":

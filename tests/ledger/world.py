@@ -249,7 +249,7 @@ class World:
         try:
             async with wire.Redis(self.redis_socket) as redis:
                 await redis.command("FLUSHALL")
-        except OSError:
+        except (OSError, wire.RedisError):  # away, or it loads its data
             return False
         return True
 
