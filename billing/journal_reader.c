@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "billing/journal.h"
 #include "billing/recover.h"
 
 enum { WINDOW_BYTES = 256 * 1024 };
@@ -21,6 +22,16 @@ struct journal_reader {
     bool drained; /* the window was read after the next segment had its name: nothing more comes in this one */
     char window[WINDOW_BYTES];
 };
+
+const char *journal_writer_in(const char *directory_name)
+{
+    size_t digits = strspn(directory_name, "0123456789");
+    if (digits == 0 || directory_name[digits] != '-')
+        return NULL;
+    const char *id = directory_name + digits + 1;
+    bool is_id = strlen(id) == WRITER_ID_CHARACTERS && strspn(id, "0123456789abcdef") == WRITER_ID_CHARACTERS;
+    return is_id ? id : NULL;
+}
 
 static bool segment_path(const struct journal_reader *reader, uint32_t number, char to[PATH_MAX])
 {

@@ -17,6 +17,9 @@ struct journal_position {
     uint64_t sequence; /* of the last record read; 0 = none */
 };
 
+/* The writer's id in the name of its directory, "<slot>-<writer id>"; NULL when that is no writer's. */
+const char *journal_writer_in(const char *directory_name);
+
 /* Reads one writer's records in order, also while it is written; from the oldest segment there is when @from is NULL.
  */
 struct journal_reader;

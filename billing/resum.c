@@ -241,19 +241,9 @@ static bool read_writer(const struct resum_visitor *visitor, const char *directo
 
 /* ---- all ---- */
 
-/* "<slot>-<writer id>": the id; NULL = something else. */
-static const char *writer_of(const char *name)
-{
-    size_t digits = strspn(name, "0123456789");
-    const char *id = name + digits + 1;
-    bool is_writer = digits > 0 && name[digits] == '-' && strlen(id) == WRITER_ID_CHARACTERS &&
-                     strspn(id, "0123456789abcdef") == WRITER_ID_CHARACTERS;
-    return is_writer ? id : NULL;
-}
-
 static int writers_only(const struct dirent *entry)
 {
-    return writer_of(entry->d_name) != NULL;
+    return journal_writer_in(entry->d_name) != NULL;
 }
 
 bool resum(const char *journal_directory, const struct resum_visitor *visitor)
@@ -267,7 +257,7 @@ bool resum(const char *journal_directory, const struct resum_visitor *visitor)
         builder_init(&path, memory, sizeof memory);
         builder_format(&path, "%s/%s", journal_directory, listing[i]->d_name);
         if (goes_on)
-            goes_on = read_writer(visitor, builder_string(&path), writer_of(listing[i]->d_name));
+            goes_on = read_writer(visitor, builder_string(&path), journal_writer_in(listing[i]->d_name));
         int error = errno;
         free(listing[i]);
         errno = error;

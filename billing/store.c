@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "billing/recover.h"
 #include "billing/shipper.h"
 #include "billing/sweep.h"
 
@@ -86,18 +87,6 @@ int64_t store_kept_ms(int64_t retention_ms)
 }
 
 /* ---- which writers there are ---- */
-
-/* The id in "<slot>-<writer id>", or NULL. */
-static const char *writer_id_of(const char *name)
-{
-    const char *dash = strchr(name, '-');
-    int64_t slot = 0;
-    if (dash == NULL || !text_to_int64((struct text){name, (size_t) (dash - name)}, &slot) || slot < 0)
-        return NULL;
-    const char *id = dash + 1;
-    bool is_id = strlen(id) == WRITER_ID_CHARACTERS && strspn(id, "0123456789abcdef") == WRITER_ID_CHARACTERS;
-    return is_id ? id : NULL;
-}
 
 static size_t place_of(const struct store *store, const char *id, bool *ret_found)
 {
@@ -175,7 +164,7 @@ static void look_for_writers(struct store *store)
     for (size_t i = 0; i < store->writer_count; i++)
         store->writers[i].is_wanted = false;
     for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
-        const char *id = writer_id_of(entry->d_name);
+        const char *id = journal_writer_in(entry->d_name);
         if (id != NULL)
             meet_writer(store, entry->d_name, id);
     }

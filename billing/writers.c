@@ -39,18 +39,6 @@ struct writers {
 
 /* ---- which there are ---- */
 
-/* The id in "<slot>-<writer id>", or NULL. */
-static const char *writer_id_of(const char *name)
-{
-    const char *dash = strchr(name, '-');
-    int64_t slot = 0;
-    if (dash == NULL || !text_to_int64((struct text){name, (size_t) (dash - name)}, &slot) || slot < 0)
-        return NULL;
-    const char *id = dash + 1;
-    bool is_id = strlen(id) == WRITER_ID_CHARACTERS && strspn(id, "0123456789abcdef") == WRITER_ID_CHARACTERS;
-    return is_id ? id : NULL;
-}
-
 /* Where @id stands, or would stand. */
 static size_t place_of(const struct writers *writers, const char *id, bool *ret_found)
 {
@@ -111,7 +99,7 @@ static bool look(struct writers *writers, bool is_dead)
     for (size_t i = 0; i < writers->count; i++)
         writers->entries[i].was_seen = false;
     for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
-        const char *id = writer_id_of(entry->d_name);
+        const char *id = journal_writer_in(entry->d_name);
         if (id != NULL)
             meet(writers, entry->d_name, id, is_dead);
     }

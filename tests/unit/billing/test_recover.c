@@ -419,6 +419,24 @@ static void test_allocated_segment_goes(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+static void test_names_of_writers(void **state)
+{
+    (void) state;
+    static const char id[] = "0123456789abcdef0123456789abcdef";
+    static const char *const others[] = {"",
+                                         "-",
+                                         "1",
+                                         "1-",
+                                         "x-0123456789abcdef0123456789abcdef",
+                                         "1-0123456789abcdef0123456789abcde",
+                                         "1-0123456789ABCDEF0123456789abcdef",
+                                         "1-0123456789abcdef0123456789abcdef0",
+                                         "-0123456789abcdef0123456789abcdef"};
+    assert_string_equal(journal_writer_in("17-0123456789abcdef0123456789abcdef"), id);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        assert_null(journal_writer_in(others[i]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +450,7 @@ int main(void)
         TEST(test_nothing_was_written),
         TEST(test_allocated_segment_goes),
         TEST(test_segments_without_their_names),
+        TEST(test_names_of_writers),
     };
     unit_random_seed();
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
