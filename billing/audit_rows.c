@@ -373,15 +373,14 @@ static bool is_same_total(const struct share *a, const struct share *b)
 /* Nothing of it can be at the provider. */
 static bool cannot_be_there(const struct row_entry *entry)
 {
-    bool is_delivered = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-    return !is_delivered && entry->first_sent == 0;
+    return !row_state_is_delivered(entry->state) && entry->first_sent == 0;
 }
 
 static void add_share(struct audit_rows *rows, const struct row_entry *entry)
 {
     const char *customer =
         entry->customer[0] != '\0' ? entry->customer : provider_customer(rows->source.policy, entry->row.name.tenant);
-    bool is_delivered = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
+    bool is_delivered = row_state_is_delivered(entry->state);
     if (cannot_be_there(entry))
         return;
     if (customer == NULL || customer[0] == '\0') {
@@ -512,7 +511,7 @@ static bool settle_one(struct audit_rows *rows, const struct row_entry *now)
         return true;
     if (cannot_be_there(before)) /* what can was counted as open, or delivered, before */
         open_share(rows, now);
-    return before->state == ROW_SENT || before->state == ROW_ACKED || before->state == ROW_DUPLICATE ||
+    return before->state == ROW_SENT || row_state_is_delivered(before->state) ||
            (add(rows, &now->row, reconcile_column_of(before->state), -now->row.quantity) &&
             add(rows, &now->row, RECONCILE_SENT, now->row.quantity));
 }

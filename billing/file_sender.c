@@ -45,20 +45,9 @@ void file_sender_destroy(struct file_sender **sender)
     *sender = NULL;
 }
 
-static bool is_due(const struct row_entry *entry)
-{
-    return entry->state == ROW_PENDING || entry->state == ROW_SENT;
-}
-
-static bool is_taken(const struct row_entry *entry)
-{
-    return entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-}
-
 static bool is_one_epoch(const struct row_entry *a, const struct row_entry *b)
 {
-    const struct ledger_name *left = &a->row.name.epoch, *right = &b->row.name.epoch;
-    return left->epoch == right->epoch && strcmp(left->writer, right->writer) == 0;
+    return ledger_name_compare(&a->row.name.epoch, &b->row.name.epoch) == 0;
 }
 
 /* Those around the first row that is to be written. False: there is none. */
@@ -69,7 +58,7 @@ static bool find_epoch(struct file_sender *sender, struct epoch_rows *ret)
     if (row_states_shifts(states) != sender->shifts_known)
         sender->next = 0;
     sender->shifts_known = row_states_shifts(states);
-    while (sender->next < count && !is_due(row_states_at(states, sender->next)))
+    while (sender->next < count && !row_state_is_due(row_states_at(states, sender->next)->state))
         sender->next++;
     if (sender->next == count)
         return false;
@@ -87,7 +76,7 @@ static bool mark(struct file_sender *sender, struct epoch_rows rows, enum row_st
     bool good = true;
     for (size_t i = rows.first; i < rows.end && good; i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
-        if (is_due(entry) && entry->state != state)
+        if (row_state_is_due(entry->state) && entry->state != state)
             good = row_states_move(sender->states, entry->row.id, state, clock_wall_ms(), "");
     }
     return good && row_states_sync(sender->states);
@@ -99,7 +88,7 @@ static bool encode(struct file_sender *sender, struct epoch_rows rows)
     buffer_clear(&sender->content);
     for (size_t i = rows.first; i < rows.end && fits; i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
-        if (is_due(entry) || is_taken(entry))
+        if (row_state_is_due(entry->state) || row_state_is_delivered(entry->state))
             fits = provider_file_encode(&entry->row, 1, &sender->content);
     }
     if (!fits)
@@ -140,30 +129,21 @@ static size_t due_count(const struct file_sender *sender, struct epoch_rows rows
 {
     size_t count = 0;
     for (size_t i = rows.first; i < rows.end; i++)
-        count += is_due(row_states_at(sender->states, i));
+        count += row_state_is_due(row_states_at(sender->states, i)->state);
     return count;
-}
-
-static const char *directory_of(const struct policy *policy)
-{
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == PROVIDER_FILE)
-            return policy->billing.providers[i].directory;
-    }
-    return NULL;
 }
 
 bool file_sender_turn(struct file_sender *sender, const struct policy *policy, mono_ms until)
 {
     struct epoch_rows rows;
-    const char *directory = directory_of(policy);
-    if (directory == NULL || !back_off_is_over(&sender->back_off, clock_mono_ms()))
+    const struct provider_policy *provider = policy_provider(policy, PROVIDER_FILE);
+    if (provider == NULL || !back_off_is_over(&sender->back_off, clock_mono_ms()))
         return false;
     while (find_epoch(sender, &rows)) {
         size_t count = due_count(sender, rows);
         if (clock_mono_ms() >= until)
             return true;
-        if (!deliver(sender, rows, directory))
+        if (!deliver(sender, rows, provider->directory))
             return false;
         note_delivered(sender, count);
     }

@@ -124,7 +124,7 @@ static bool parse_file_name(const char *name, struct ledger_name *ret)
     return strcmp(name, again) == 0;
 }
 
-static int compare_names(const void *left, const void *right)
+int ledger_name_compare(const void *left, const void *right)
 {
     const struct ledger_name *a = left, *b = right;
     int order = strcmp(a->writer, b->writer);
@@ -167,7 +167,7 @@ bool ledger_list(const char *directory, struct ledger_name **ret, size_t *ret_co
         return false;
     }
     if (*ret_count > 0)
-        qsort(*ret, *ret_count, sizeof **ret, compare_names);
+        qsort(*ret, *ret_count, sizeof **ret, ledger_name_compare);
     return true;
 }
 

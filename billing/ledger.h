@@ -16,6 +16,9 @@ struct ledger_name {
     uint64_t epoch;
 };
 
+/* By writer, then by epoch; for qsort and bsearch: both point to a struct ledger_name. */
+int ledger_name_compare(const void *left, const void *right);
+
 /* A file's first line. */
 struct ledger_head {
     struct ledger_name name;

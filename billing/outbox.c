@@ -202,18 +202,9 @@ static void end(struct outbox *outbox)
     outbox->is_active = false;
 }
 
-static const struct provider_policy *provider_of(const struct outbox *outbox, const struct policy *policy)
-{
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == outbox->provider)
-            return &policy->billing.providers[i];
-    }
-    return NULL;
-}
-
 bool outbox_follow(struct outbox *outbox, const struct policy *policy)
 {
-    bool is_named = provider_of(outbox, policy) != NULL;
+    bool is_named = policy_provider(policy, outbox->provider) != NULL;
     if (is_named == outbox->is_active)
         return true;
     outbox->trouble[0] = '\0';
@@ -274,7 +265,7 @@ static bool make_rows(struct outbox *outbox, const struct ledger_name *name, con
     size_t count = 0;
     if (!ledger_read(outbox->ledger_directory, name, &head, &cells))
         return false;
-    struct row_source source = {provider_of(outbox, turn->policy), outbox->install_id, &head, cells};
+    struct row_source source = {policy_provider(turn->policy, outbox->provider), outbox->install_id, &head, cells};
     bool good = rows_make(&source, &rows, &count) && add_rows(outbox, rows, count, turn);
     int error = errno;
     free(rows);

@@ -91,10 +91,8 @@ static bool is_wanted(const struct providers *providers, const struct policy *po
 {
     char memory[PATH_MAX];
     struct builder path;
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == kind)
-            return true;
-    }
+    if (policy_provider(policy, kind) != NULL)
+        return true;
     builder_init(&path, memory, sizeof memory);
     builder_format(&path, "%s/%s.states", providers->billing_directory, PROVIDER_KIND_NAMES[kind]);
     return access(builder_string(&path), F_OK) == 0;
@@ -198,7 +196,7 @@ static wall_ms oldest_due(const struct row_states *states)
     for (size_t place = row_states_next_undelivered(states, ROW_STATES_BEGIN); place != ROW_STATES_END;
          place = row_states_next_undelivered(states, place)) {
         const struct row_entry *entry = row_states_at(states, place);
-        if (entry->state == ROW_PENDING || entry->state == ROW_SENT)
+        if (row_state_is_due(entry->state))
             oldest = older(oldest, entry->row.began);
     }
     return oldest;

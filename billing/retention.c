@@ -20,7 +20,7 @@ static void note_rows(const struct retention *retention, const struct outbox *ou
          at = row_states_next_undelivered(states, at)) {
         const struct row_entry *entry = row_states_at(states, at);
         const struct ledger_name *epoch = &entry->row.name.epoch;
-        bool is_due = entry->state == ROW_PENDING || entry->state == ROW_SENT;
+        bool is_due = row_state_is_due(entry->state);
         size_t place = is_due ? writers_find(retention->writers, epoch->writer) : writers_count(retention->writers);
         if (place < writers_count(retention->writers))
             lower(&lowest[place], epoch->epoch);
@@ -116,17 +116,10 @@ struct undelivered {
     size_t count, capacity;
 };
 
-static int compare_names(const void *left, const void *right)
-{
-    const struct ledger_name *a = left, *b = right;
-    int order = strcmp(a->writer, b->writer);
-    return order != 0 ? order : (a->epoch > b->epoch) - (a->epoch < b->epoch);
-}
-
 static bool add_name(struct undelivered *undelivered, const struct ledger_name *name)
 {
     size_t count = undelivered->count;
-    if (count > 0 && compare_names(&undelivered->names[count - 1], name) == 0)
+    if (count > 0 && ledger_name_compare(&undelivered->names[count - 1], name) == 0)
         return true;
     if (count == undelivered->capacity) {
         size_t capacity = count == 0 ? 16 : count * 2;
@@ -155,7 +148,7 @@ static bool ledger_file_may_go(void *owner, const struct ledger_head *head)
     const struct retention *retention = undelivered->retention;
     bool may = !writers_may_hold(retention->writers, &head->name) &&
                (undelivered->count == 0 || bsearch(&head->name, undelivered->names, undelivered->count,
-                                                   sizeof *undelivered->names, compare_names) == NULL);
+                                                   sizeof *undelivered->names, ledger_name_compare) == NULL);
     for (size_t i = 0; i < retention->outbox_count && may; i++) {
         const struct outbox *outbox = retention->outboxes[i];
         bool is_active = outbox != NULL && outbox_is_active(outbox);
@@ -176,7 +169,7 @@ void retention_of_ledger(const struct retention *retention, int64_t retention_ms
             good = note_undelivered(&undelivered, outbox_states(retention->outboxes[i]));
     }
     if (undelivered.count > 0)
-        qsort(undelivered.names, undelivered.count, sizeof *undelivered.names, compare_names);
+        qsort(undelivered.names, undelivered.count, sizeof *undelivered.names, ledger_name_compare);
     if (good)
         (void) ledger_expire(retention->ledger_directory, retention->now - retention_ms, ledger_file_may_go,
                              &undelivered);

@@ -48,15 +48,6 @@ static void move(struct changing *changing, enum row_state state, const char *re
 
 /* ---- release ---- */
 
-static const struct provider_policy *find_provider(const struct policy *policy, enum provider_kind kind)
-{
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == kind)
-            return &policy->billing.providers[i];
-    }
-    return NULL;
-}
-
 /* The meter that takes what @row sums, now; NULL and a reason when there is none, or more than one. */
 static const struct meter_policy *find_meter(struct changing *changing, const struct provider_policy *provider,
                                              const struct row *row)
@@ -82,7 +73,7 @@ static const struct meter_policy *find_meter(struct changing *changing, const st
 /* What it was held for is there now. */
 static bool is_complete(struct changing *changing, const struct row_entry *entry)
 {
-    const struct provider_policy *provider = find_provider(changing->policy, entry->row.name.provider);
+    const struct provider_policy *provider = policy_provider(changing->policy, entry->row.name.provider);
     if (provider == NULL) {
         refuse(changing, "the configuration has no provider %s", PROVIDER_KIND_NAMES[entry->row.name.provider]);
         return false;

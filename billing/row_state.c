@@ -28,6 +28,11 @@ bool row_state_may_move(enum row_state from, enum row_state to)
     return (MOVES[from] >> to & 1) != 0;
 }
 
+bool row_state_is_due(enum row_state state)
+{
+    return state == ROW_PENDING || state == ROW_SENT;
+}
+
 bool row_state_is_delivered(enum row_state state)
 {
     return state == ROW_ACKED || state == ROW_DUPLICATE;

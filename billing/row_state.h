@@ -24,6 +24,10 @@ extern const char *const ROW_STATE_NAMES[ROW_STATE_COUNT]; /* "pending", "sent",
  * duplicate, rejected, held; rejected -> pending (as the next revision), held -> pending (released), held -> acked (a
  * person knows that it arrived). Delivered is for ever. */
 bool row_state_may_move(enum row_state from, enum row_state to);
+/* Pending or sent: it goes by itself. */
+bool row_state_is_due(enum row_state state);
+/* Acked or duplicate. */
+bool row_state_is_delivered(enum row_state state);
 
 enum { ROW_REASON_BYTES_MAX = 200, ROW_REVISION_MAX = 1000, ROW_CUSTOMER_BYTES_MAX = 255 };
 

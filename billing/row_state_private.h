@@ -84,7 +84,6 @@ struct row_states {
     uint64_t moves, shifts;
 };
 
-bool row_state_is_delivered(enum row_state state);
 /* Give each line of @file to @take, which is false with EBADMSG for a damaged one: that can only be the last, torn.
  * @ret_length: of the whole ones. False with errno. */
 typedef bool row_line_take(struct row_states *states, struct text line);

@@ -156,7 +156,7 @@ void row_table_pack(struct row_states *states)
 {
     for (size_t i = 0; i < states->count; i++) {
         struct row_kept *kept = &states->kept[i];
-        if (kept->entry == NULL || kept->state == ROW_PENDING || kept->state == ROW_SENT)
+        if (kept->entry == NULL || row_state_is_due(kept->state))
             continue;
         kept->packed = row_pack(kept->entry);
         if (kept->packed == NULL)

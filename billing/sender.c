@@ -61,7 +61,7 @@ static bool record(struct sender *sender, struct flight *flight)
 {
     const struct row_entry *entry = row_states_find(sender->states, flight->id);
     enum row_state state = state_after(flight);
-    bool is_taken = state == ROW_ACKED || state == ROW_DUPLICATE;
+    bool is_taken = row_state_is_delivered(state);
     char reason[ROW_REASON_BYTES_MAX + 1];
     text_copy(reason, sizeof reason, text_of(flight->outcome.reason));
     if (state == ROW_HELD)
@@ -347,15 +347,6 @@ void sender_destroy(struct sender **sender)
     free(dying);
 }
 
-static const struct provider_policy *find_provider(const struct policy *policy, enum provider_kind kind)
-{
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == kind)
-            return &policy->billing.providers[i];
-    }
-    return NULL;
-}
-
 static bool is_same_account(const struct provider_policy *a, const struct provider_policy *b)
 {
     return a != NULL && b != NULL && strcmp(a->api_base, b->api_base) == 0 && a->api_key._bytes != NULL &&
@@ -364,7 +355,7 @@ static bool is_same_account(const struct provider_policy *a, const struct provid
 
 static void take_policy(struct sender *sender, const struct policy *policy)
 {
-    const struct provider_policy *provider = find_provider(policy, sender->kind);
+    const struct provider_policy *provider = policy_provider(policy, sender->kind);
     bool is_repaired = !is_same_account(sender->provider, provider);
     sender->idle_because = provider == NULL                   ? "the configuration does not name this provider"
                            : provider->api_key._bytes == NULL ? "the provider has no API key"

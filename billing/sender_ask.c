@@ -23,7 +23,7 @@ static wall_ms hour_of(const struct row_entry *entry)
 static bool is_counted_with(const struct sender *sender, const struct flight *flight, const struct row_entry *asked,
                             const struct row_entry *entry)
 {
-    bool may_be_there = entry->first_sent != 0 || entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
+    bool may_be_there = entry->first_sent != 0 || row_state_is_delivered(entry->state);
     return may_be_there && entry->state != ROW_REJECTED && hour_of(entry) == hour_of(asked) &&
            sender_is_same_lane(sender, asked, flight->customer, entry);
 }
@@ -130,7 +130,7 @@ static bool find_facts(const struct sender *sender, const struct flight *flight,
     *ret = (struct reconcile_facts){.provider_total = flight->total, .quantity = asked->row.quantity};
     for (size_t i = 0; i < row_states_count(sender->states); i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
-        bool is_delivered = entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
+        bool is_delivered = row_state_is_delivered(entry->state);
         int64_t *sum = is_delivered ? &ret->delivered : &ret->unclear;
         if (entry == asked || !is_counted_with(sender, flight, asked, entry))
             continue;

@@ -95,7 +95,7 @@ const char *sender_customer(const struct sender *sender, const struct row_entry 
 
 bool sender_row_is_open(const struct row_entry *entry)
 {
-    return entry != NULL && (entry->state == ROW_PENDING || entry->state == ROW_SENT);
+    return entry != NULL && row_state_is_due(entry->state);
 }
 
 bool sender_is_same_lane(const struct sender *sender, const struct row_entry *a, const char *customer,

@@ -38,7 +38,7 @@ void usage_status_of(const struct row_states *states, enum provider_kind provide
          place = row_states_next_undelivered(states, place)) {
         const struct row_entry *entry = row_states_at(states, place);
         wall_ms ended = entry->row.ended;
-        bool is_due = entry->state == ROW_PENDING || entry->state == ROW_SENT;
+        bool is_due = row_state_is_due(entry->state);
         if (is_due && (ret->oldest == 0 || ended < ret->oldest))
             ret->oldest = ended;
         if (!is_due)

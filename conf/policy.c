@@ -102,6 +102,15 @@ void snapshot_keep_created(const struct policy *next, const struct policy *curre
     }
 }
 
+const struct provider_policy *policy_provider(const struct policy *policy, enum provider_kind kind)
+{
+    for (size_t i = 0; i < policy->billing.provider_count; i++) {
+        if (policy->billing.providers[i].kind == kind)
+            return &policy->billing.providers[i];
+    }
+    return NULL;
+}
+
 const struct model *policy_model(const struct policy *policy, struct text name)
 {
     const struct snapshot *snapshot = snapshot_of(policy);

@@ -253,6 +253,8 @@ struct policy {
 
 /* The model called @name or with the alias @name, or NULL. */
 const struct model *policy_model(const struct policy *policy, struct text name);
+/* The provider of this kind, or NULL. */
+const struct provider_policy *policy_provider(const struct policy *policy, enum provider_kind kind);
 /* The key with this digest, or NULL. Constant work per look-up is not promised: digests are not secrets. */
 const struct key *policy_key(const struct policy *policy, const uint8_t sha256[32]);
 

@@ -96,7 +96,7 @@ static bool make_request(const struct showing *showing, const struct row_entry *
     *ret = (struct request){.entry = entry};
     /* What was rejected goes as the next revision. */
     unsigned revision = entry->revision + (entry->state == ROW_REJECTED ? 1 : 0);
-    if (entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE)
+    if (row_state_is_delivered(entry->state))
         return nothing(ret, "it is delivered");
     if (showing->provider == NULL)
         return nothing(ret, "the configuration has no such provider any more");
@@ -163,19 +163,10 @@ static bool is_asked_for(const struct billing_preview *preview, const struct row
 {
     if (preview->row != NULL)
         return strcmp(preview->row, entry->row.id) == 0;
-    return entry->state == ROW_PENDING || entry->state == ROW_SENT || entry->state == ROW_REJECTED;
+    return row_state_is_due(entry->state) || entry->state == ROW_REJECTED;
 }
 
 /* ---- all providers ---- */
-
-static const struct provider_policy *find_provider(const struct policy *policy, enum provider_kind kind)
-{
-    for (size_t i = 0; i < policy->billing.provider_count; i++) {
-        if (policy->billing.providers[i].kind == kind)
-            return &policy->billing.providers[i];
-    }
-    return NULL;
-}
 
 /* Also of a provider that the configuration names no more. False after saying so. */
 static bool show_provider(struct showing *showing, enum provider_kind kind)
@@ -188,7 +179,7 @@ static bool show_provider(struct showing *showing, enum provider_kind kind)
                      errno == EBADMSG ? "damaged" : strerror(errno));
         return false;
     }
-    showing->provider = find_provider(preview->policy, kind);
+    showing->provider = policy_provider(preview->policy, kind);
     for (size_t i = 0; i < row_states_count(states); i++) {
         const struct row_entry *entry = row_states_at(states, i);
         if (is_asked_for(preview, entry))

@@ -161,11 +161,6 @@ static void open_file(struct usage_audit *audit, const struct usage_audit_provid
     fclose(file);
 }
 
-static bool is_taken(const struct row_entry *entry)
-{
-    return entry->state == ROW_ACKED || entry->state == ROW_DUPLICATE;
-}
-
 /* A file that was taken away is taken to have been right. */
 static bool read_files(struct usage_audit *audit, struct usage_audit_provider *provider)
 {
@@ -174,10 +169,11 @@ static bool read_files(struct usage_audit *audit, struct usage_audit_provider *p
     for (size_t i = 0; good && i < row_states_count(provider->states); i++) {
         const struct row_entry *entry = row_states_at(provider->states, i);
         const struct row *row = &entry->row;
-        bool is_wanted = is_taken(entry) && row->ended >= audit->window.from && row->ended < audit->window.to;
+        bool is_wanted =
+            row_state_is_delivered(entry->state) && row->ended >= audit->window.from && row->ended < audit->window.to;
         if (!is_wanted)
             continue;
-        if (strcmp(current.epoch.writer, row->name.epoch.writer) != 0 || current.epoch.epoch != row->name.epoch.epoch)
+        if (ledger_name_compare(&current.epoch, &row->name.epoch) != 0)
             open_file(audit, provider, &current, &row->name.epoch);
         json_t *quantity = json_object_get(current.quantities, row->id);
         good = audit_rows_has(provider->rows, row,
