@@ -76,13 +76,9 @@ def test_it_is_started_for_its_user_alone_and_gets_the_usage(make_gateway, engin
 def test_no_child_has_the_lock_of_the_state_directory(make_gateway, engine):
     own = make_gateway(config(engine))
     wait_until(lambda: redis_pid(own), "the redis-server")
-    lock = str(own.directory / "state" / "lock")
-    holders = []
-    for pid in [own.master_pid, *processes.descendants(own.master_pid)]:
-        for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-            if os.path.realpath(entry) == os.path.realpath(lock):
-                holders.append(pid)
-    assert holders == [own.gateway_pid()]
+    lock = os.path.realpath(own.directory / "state" / "lock")
+    family = [own.master_pid, *processes.descendants(own.master_pid)]
+    assert [pid for pid in family if lock in processes.open_files(pid)] == [own.gateway_pid()]
 
 
 def test_killed_and_robbed_it_comes_back_and_is_filled_again(make_gateway, engine):

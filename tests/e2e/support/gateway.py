@@ -167,12 +167,9 @@ class Gateway:
 
     def gateway_pid(self):
         """The child of the master that is the same binary; None while there is none."""
-        exe = os.readlink(f"/proc/{self.process.pid}/exe")
-        for pid in processes.descendants(self.process.pid):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/exe") == exe:
-                    return pid
-        return None
+        program = processes.executable(self.process.pid)
+        children = processes.descendants(self.process.pid) if program else []
+        return next((pid for pid in children if processes.executable(pid) == program), None)
 
     def reload(self):
         self.process.send_signal(signal.SIGHUP)

@@ -31,11 +31,28 @@ def command_line(pid):
         return []
 
 
+def executable(pid):
+    """The path of the program it runs; None for a process that has ended, a zombie too."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def environment(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def open_files(pid):
+    """The paths of what it has open, as its links in /proc say them; none for a process that has ended."""
+    try:
+        links = list(pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [os.path.realpath(link) for link in links]
 
 
 def descendants(pid):
