@@ -17,40 +17,22 @@ struct changing {
     struct row_change_result *result;
 };
 
-__attribute__((format(printf, 2, 3))) static void refuse(struct changing *changing, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void refuse(char reason[ROW_REASON_BYTES_MAX + 1], const char *format, ...)
 {
-    struct builder reason;
+    struct builder to;
     va_list arguments;
-    builder_init(&reason, changing->result->reason, sizeof changing->result->reason);
+    builder_init(&to, reason, ROW_REASON_BYTES_MAX + 1);
     va_start(arguments, format);
-    builder_format_list(&reason, format, arguments);
+    builder_format_list(&to, format, arguments);
     va_end(arguments);
-    builder_string(&reason);
+    builder_string(&to);
 }
 
-static bool allows(struct changing *changing, const struct row_entry *entry, unsigned states, const char *wanted)
-{
-    if ((states >> entry->state & 1) != 0)
-        return true;
-    refuse(changing, "the row is %s: only one that is %s can be changed so", ROW_STATE_NAMES[entry->state], wanted);
-    return false;
-}
-
-static void move(struct changing *changing, enum row_state state, const char *reason)
-{
-    if (!row_states_move(changing->states, changing->id, state, changing->now, reason))
-        refuse(changing, "the states cannot be written: %s", strerrordesc_np(errno));
-    else if (!row_states_sync(changing->states))
-        refuse(changing, "whether it is on the disk is not known: %s", strerrordesc_np(errno));
-    else
-        changing->result->changed = true;
-}
-
-/* ---- release ---- */
+/* ---- what a row lacks ---- */
 
 /* The meter that takes what @row sums, now; NULL and a reason when there is none, or more than one. */
-static const struct meter_policy *find_meter(struct changing *changing, const struct provider_policy *provider,
-                                             const struct row *row)
+static const struct meter_policy *find_meter(const struct provider_policy *provider, const struct row *row,
+                                             char ret_reason[ROW_REASON_BYTES_MAX + 1])
 {
     const struct meter_policy *found = NULL;
     for (size_t i = 0; i < provider->meter_count; i++) {
@@ -58,61 +40,85 @@ static const struct meter_policy *find_meter(struct changing *changing, const st
         if (meter->measure != row->measure || !meter_takes_model(meter, text_of(row->model)))
             continue;
         if (found != NULL) {
-            refuse(changing, "a held row goes to one meter, and %.40s and %.40s both take it: leave one, then release",
+            refuse(ret_reason,
+                   "a held row goes to one meter, and %.40s and %.40s both take it: leave one, then release",
                    found->event_name, meter->event_name);
             return NULL;
         }
         found = meter;
     }
     if (found == NULL)
-        refuse(changing, "no meter takes %s of the model %.60s: add one, then release", MEASURE_NAMES[row->measure],
+        refuse(ret_reason, "no meter takes %s of the model %.60s: add one, then release", MEASURE_NAMES[row->measure],
                row->model);
     return found;
 }
 
-/* What it was held for is there now. */
-static bool is_complete(struct changing *changing, const struct row_entry *entry)
+bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall_ms now, struct row_going *ret,
+                char ret_reason[ROW_REASON_BYTES_MAX + 1])
 {
-    const struct provider_policy *provider = policy_provider(changing->policy, entry->row.name.provider);
+    struct row row = entry->row;
+    struct row_going going = {.customer = entry->customer};
+    const struct provider_policy *provider = policy_provider(policy, row.name.provider);
     if (provider == NULL) {
-        refuse(changing, "the configuration has no provider %s", PROVIDER_KIND_NAMES[entry->row.name.provider]);
+        refuse(ret_reason, "the configuration has no provider %s", PROVIDER_KIND_NAMES[row.name.provider]);
         return false;
     }
-    bool may_have_arrived = entry->first_sent != 0 && !entry->undecided;
-    if (may_have_arrived) /* it goes as it went, or is asked for */
-        return true;
-    struct row row = entry->row;
-    const struct meter_policy *meter = row.metered ? NULL : find_meter(changing, provider, &row);
-    if (!row.metered && meter == NULL)
-        return false;
-    row.metered = true;
-    const char *customer = provider_customer(changing->policy, row.name.tenant);
-    if (provider_holds(&row, customer, changing->now, changing->result->reason))
-        return false;
-    if (meter == NULL)
-        return true;
-    if (row_states_give_meter(changing->states, changing->id, changing->now, meter->event_name))
-        return true;
-    refuse(changing, "the states cannot be written: %s", strerrordesc_np(errno));
-    return false;
+    bool may_have_arrived = entry->first_sent != 0 && !entry->undecided && entry->state != ROW_REJECTED;
+    if (!may_have_arrived) { /* else it goes as it went, or is asked for */
+        going.customer = provider_customer(policy, row.name.tenant);
+        going.meter = row.metered ? NULL : find_meter(provider, &row, ret_reason);
+        if (!row.metered && going.meter == NULL)
+            return false;
+        row.metered = true;
+        if (provider_holds(&row, going.customer, now, ret_reason))
+            return false;
+    }
+    *ret = going;
+    return true;
 }
 
 /* ---- the verbs ---- */
+
+static bool allows(struct changing *changing, const struct row_entry *entry, unsigned states, const char *wanted)
+{
+    if ((states >> entry->state & 1) != 0)
+        return true;
+    refuse(changing->result->reason, "the row is %s: only one that is %s can be changed so",
+           ROW_STATE_NAMES[entry->state], wanted);
+    return false;
+}
+
+static void move(struct changing *changing, enum row_state state, const char *reason)
+{
+    if (!row_states_move(changing->states, changing->id, state, changing->now, reason))
+        refuse(changing->result->reason, "the states cannot be written: %s", strerrordesc_np(errno));
+    else if (!row_states_sync(changing->states))
+        refuse(changing->result->reason, "whether it is on the disk is not known: %s", strerrordesc_np(errno));
+    else
+        changing->result->changed = true;
+}
 
 static void retry(struct changing *changing, const struct row_entry *entry)
 {
     if (!allows(changing, entry, 1u << ROW_REJECTED, "rejected"))
         return;
     if (entry->revision == ROW_REVISION_MAX)
-        refuse(changing, "it was tried again %d times: bill it by hand", ROW_REVISION_MAX);
+        refuse(changing->result->reason, "it was tried again %d times: bill it by hand", ROW_REVISION_MAX);
     else
         move(changing, ROW_PENDING, "");
 }
 
 static void release(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_HELD, "held") && is_complete(changing, entry))
+    struct row_going going;
+    if (!allows(changing, entry, 1u << ROW_HELD, "held") ||
+        !row_can_go(entry, changing->policy, changing->now, &going, changing->result->reason))
+        return;
+    if (going.meter == NULL ||
+        row_states_give_meter(changing->states, changing->id, changing->now, going.meter->event_name))
         move(changing, ROW_PENDING, "");
+    else
+        refuse(changing->result->reason, "the states cannot be written: %s", strerrordesc_np(errno));
 }
 
 static void hold(struct changing *changing, const struct row_entry *entry)
@@ -136,7 +142,7 @@ struct row_change_result row_change(struct row_states *states, const struct poli
     struct changing changing = {states, policy, id, now, &result};
     const struct row_entry *entry = row_states_find(states, id);
     if (entry == NULL) {
-        refuse(&changing, "no row has this id");
+        refuse(result.reason, "no row has this id");
         return result;
     }
     result.is_known = true;

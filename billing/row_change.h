@@ -1,10 +1,21 @@
-/* What a person may do with a row: try a rejected one again, release a held one, hold one back. */
+/* What a person may do with a row: try a rejected one again, release a held one, hold one back; and what would come of
+ * it. */
 #ifndef BILLING_ROW_CHANGE_H
 #define BILLING_ROW_CHANGE_H
 
 #include <stdbool.h>
 
 #include "billing/row_state.h"
+
+/* How a row would go. */
+struct row_going {
+    const char *customer; /* the entry's, or the policy's: for a provider that needs one, never NULL or "" */
+    const struct meter_policy *meter; /* the policy's, for a row that no meter took; NULL: it has one, or needs none */
+};
+/* Whether a row that is not delivered could go now, a held one once it is released and a rejected one once it is tried
+ * again: as it went, when it may have arrived, else with what @policy says. False with @ret_reason: what to do. */
+bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall_ms now, struct row_going *ret,
+                char ret_reason[ROW_REASON_BYTES_MAX + 1]);
 
 enum row_verb {
     ROW_RETRY,     /* rejected -> pending, as the next revision */

@@ -10,6 +10,7 @@
 
 #include "billing/install_id.h"
 #include "billing/provider.h"
+#include "billing/row_change.h"
 #include "gateway/command.h"
 #include "gateway/usage_command.h"
 
@@ -43,19 +44,6 @@ static bool nothing(struct request *request, const char *reason)
 {
     text_copy(request->reason, sizeof request->reason, text_of(reason));
     return false;
-}
-
-/* A meter for a held row that had none. */
-static bool find_meter(const struct provider_policy *provider, struct row *row)
-{
-    for (size_t i = 0; i < provider->meter_count && !row->metered; i++) {
-        const struct meter_policy *meter = &provider->meters[i];
-        if (meter->measure != row->measure || !meter_takes_model(meter, text_of(row->model)))
-            continue;
-        text_copy(row->event_name, sizeof row->event_name, text_of(meter->event_name));
-        row->metered = true;
-    }
-    return row->metered;
 }
 
 static bool encode_stripe(const struct showing *showing, struct request *request, struct row *row, const char *customer)
@@ -93,22 +81,19 @@ static bool encode_file(const struct showing *showing, struct request *request, 
 static bool make_request(const struct showing *showing, const struct row_entry *entry, struct request *ret)
 {
     struct row row = entry->row;
+    struct row_going going;
     *ret = (struct request){.entry = entry};
     /* What was rejected goes as the next revision. */
     unsigned revision = entry->revision + (entry->state == ROW_REJECTED ? 1 : 0);
     if (row_state_is_delivered(entry->state))
         return nothing(ret, "it is delivered");
-    if (showing->provider == NULL)
-        return nothing(ret, "the configuration has no such provider any more");
-    row_identifier(&row.name, showing->install_id, revision, ret->identifier);
-    if (!row.metered)
-        (void) find_meter(showing->provider, &row);
-    bool has_gone = entry->first_sent != 0 && entry->customer[0] != '\0';
-    const char *customer = has_gone ? entry->customer : provider_customer(showing->preview->policy, row.name.tenant);
-    if (provider_holds(&row, customer, clock_wall_ms(), ret->reason))
+    if (!row_can_go(entry, showing->preview->policy, clock_wall_ms(), &going, ret->reason))
         return false;
+    row_identifier(&row.name, showing->install_id, revision, ret->identifier);
+    if (going.meter != NULL)
+        text_copy(row.event_name, sizeof row.event_name, text_of(going.meter->event_name));
     return showing->provider->kind == PROVIDER_FILE ? encode_file(showing, ret, &row)
-                                                    : encode_stripe(showing, ret, &row, customer);
+                                                    : encode_stripe(showing, ret, &row, going.customer);
 }
 
 /* ---- printing ---- */

@@ -28,7 +28,9 @@ SECRET = "sk_test_canary_0123456789"
 class House:
     """A gateway with both providers in a time of its own, at ten minutes past an hour; and what it sold."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, models=("*",)):
+        """Stripe's meters take @models."""
+        self.meters = [{"event_name": name, "measure": name, "models": list(models)} for name in MEASURES]
         self.directory = directory / "house"
         self.directory.mkdir()
         self.clock = Clock(self.directory, HOUR - time.time() % HOUR + 600)
@@ -71,8 +73,7 @@ class House:
                 self.engine.stop()
 
     def config(self):
-        meters = [{"event_name": name, "measure": name} for name in MEASURES]
-        stripe = {"api_key_file": str(self.key_file), "api_base": self.stripe.url, "meters": meters}
+        stripe = {"api_key_file": str(self.key_file), "api_base": self.stripe.url, "meters": self.meters}
         price = {"currency": "EUR", "input": "1", "output": "2"}
         tenants = {name: {"customer": f"cus_{name}", "keys": {"ci": key.yaml()}} for name, key in self.keys.items()}
         del tenants["nobody"]["customer"]
@@ -82,6 +83,10 @@ class House:
             "tenants": tenants,
             "billing": {"epoch": "1s", "providers": [{"file": {"dir": "usage"}}, {"stripe": stripe}]},
         }
+
+    def reload(self):
+        self.gateway.write_config(self.config())
+        self.gateway.reload_and_wait()
 
     def sell(self, tenant="acme", tokens=3):
         answer = self.gateway.chat("m", f"[[tokens={tokens}]] hello", key=self.keys[tenant])
@@ -233,6 +238,32 @@ def test_a_dry_run_of_a_held_row_says_what_is_missing(house):
     (shown,) = house.json("billing", "release", row, "--dry-run")
     assert shown["method"] is None and "has no customer" in shown["nothing_because"]
     assert "no row is called" in house.command("billing", "retry", "tg1-" + "a" * 40, "--dry-run", code=1).stderr
+
+
+def test_a_dry_run_promises_nothing_that_release_refuses(directory):
+    house = House(directory, models=["another"])
+    try:
+        house.sell()
+        wait_until(lambda: len(house.status()["stripe"]["waiting"]) == 3, "three rows that no meter takes", 20)
+        (row,) = [each["row"] for each in house.status()["stripe"]["waiting"] if each["meter"] == "output_tokens/m"]
+        words = ["billing", "release", row]
+        few = {"event_name": "output_tokens", "measure": "output_tokens"}
+        for meters, why in ([house.meters, "no meter takes"], [[few, {**few, "event_name": "requests"}], "both take"]):
+            house.meters = meters
+            house.reload()
+            (shown,) = house.json(*words, "--dry-run")
+            assert shown["method"] is None and why in shown["nothing_because"]
+            assert shown["nothing_because"] in house.command(*words, code=1).stderr
+        house.meters = [few]
+        house.reload()
+        (shown,) = house.json(*words, "--dry-run")
+        house.command(*words)
+        (event,) = wait_until(house.stripe.events, "the row at Stripe", 20)
+    finally:
+        house.end()
+    form = dict(urllib.parse.parse_qsl(shown["body"]))
+    assert (event["event_name"], event["identifier"]) == (form["event_name"], form["identifier"])
+    assert event["event_name"] == "output_tokens" and event["value"] == shown["quantity"]
 
 
 @pytest.mark.parametrize(

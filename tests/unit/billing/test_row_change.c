@@ -166,14 +166,81 @@ static void test_release_of_what_may_have_arrived(void **state)
     row_states_close(&states);
 }
 
+/* What is told before: the same words when it refuses, the customer and the meter it then has when it does not. */
+static void assert_told_before(struct row_states *states, const struct policy *policy, const struct row *row,
+                               enum row_verb verb, const char *customer)
+{
+    struct row_going going;
+    char reason[ROW_REASON_BYTES_MAX + 1];
+    bool goes = row_can_go(row_states_find(states, row->id), policy, NOW, &going, reason);
+    char meter[ROW_METER_BYTES_MAX + 1] = "";
+    assert_int_equal(goes, customer != NULL);
+    if (goes) {
+        assert_string_equal(going.customer, customer);
+        snprintf(meter, sizeof meter, "%s", going.meter != NULL ? going.meter->event_name : "");
+    }
+    struct row_change_result result = row_change(states, policy, row->id, verb, NOW);
+    assert_int_equal(result.changed, goes);
+    assert_string_equal(row_states_find(states, row->id)->row.event_name, meter);
+    if (!goes)
+        assert_string_equal(reason, result.reason);
+}
+
+static void test_what_is_told_before_is_what_happens(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row big = make_row(1, "acme"), small = make_row(2, "acme"), poor = make_row(3, "none");
+    struct row old = make_row(4, "acme"), other = make_row(5, "acme");
+    big.metered = small.metered = other.metered = false;
+    other.measure = MEASURE_REQUESTS;
+    old.ended = NOW - INT64_C(36) * 24 * 3600 * 1000;
+    text_copy(big.model, sizeof big.model, TEXT("big"));
+    text_copy(small.model, sizeof small.model, TEXT("small-1"));
+    const struct row *const held[] = {&big, &small, &poor, &old, &other};
+    for (size_t i = 0; i < sizeof held / sizeof held[0]; i++)
+        assert_true(row_states_add(states, held[i], ROW_HELD, NOW, "because"));
+    provider.meter_count = 3;
+    for (size_t i = 0; i < sizeof held / sizeof held[0]; i++)
+        assert_told_before(states, &NO_PROVIDER, held[i], ROW_RELEASE, NULL);
+    for (size_t i = 1; i < sizeof held / sizeof held[0]; i++)
+        assert_told_before(states, &POLICY, held[i], ROW_RELEASE, NULL);
+    assert_told_before(states, &POLICY, &big, ROW_RELEASE, "cus_a");
+    assert_string_equal(row_event_name(&row_states_find(states, big.id)->row), "all_out");
+    provider.meter_count = 1;
+    assert_told_before(states, &POLICY, &small, ROW_RELEASE, "cus_a");
+    row_states_close(&states);
+}
+
+/* Only what may have arrived still goes to the customer for whom it went. */
+static void test_for_whom_it_goes(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row sent = add_row(states, 1, ROW_SENT), unclear = add_row(states, 2, ROW_SENT);
+    struct row rejected = add_row(states, 3, ROW_REJECTED);
+    assert_true(change(states, &sent, ROW_HOLD).changed);
+    assert_true(row_states_hold_undecided(states, unclear.id, NOW, "unclear"));
+    tenants[0].customer = "cus_new";
+    assert_told_before(states, &POLICY, &sent, ROW_RELEASE, "cus_a");
+    assert_told_before(states, &POLICY, &unclear, ROW_RELEASE, "cus_new");
+    assert_told_before(states, &POLICY, &rejected, ROW_RETRY, "cus_new");
+    tenants[0].customer = "cus_a";
+    row_states_close(&states);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_create, scratch_destroy)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_each_verb_for_each_state),           TEST(test_retry_is_the_next_revision),
-        TEST(test_release_says_what_is_still_lacking), TEST(test_release_finds_the_meter_that_was_added),
+        TEST(test_each_verb_for_each_state),
+        TEST(test_retry_is_the_next_revision),
+        TEST(test_release_says_what_is_still_lacking),
+        TEST(test_release_finds_the_meter_that_was_added),
         TEST(test_release_of_what_may_have_arrived),
+        TEST(test_what_is_told_before_is_what_happens),
+        TEST(test_for_whom_it_goes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
