@@ -53,13 +53,18 @@ static void set_arguments(struct private_redis *redis)
         redis->arguments[i] = arguments[i];
 }
 
+bool private_redis_socket(const char *runtime_directory, char ret[PRIVATE_REDIS_SOCKET_BYTES])
+{
+    return is_written(snprintf(ret, PRIVATE_REDIS_SOCKET_BYTES, "%s/redis.sock", runtime_directory),
+                      PRIVATE_REDIS_SOCKET_BYTES);
+}
+
 bool private_redis_prepare(const char *program, const char *state_directory, const char *runtime_directory,
                            struct private_redis *ret)
 {
     int directory = snprintf(ret->directory, sizeof ret->directory, "%s/redis", state_directory);
-    int socket = snprintf(ret->socket, sizeof ret->socket, "%s/redis.sock", runtime_directory);
     int name = snprintf(ret->_program, sizeof ret->_program, "%s", program);
-    if (!is_written(directory, sizeof ret->directory) || !is_written(socket, sizeof ret->socket) ||
+    if (!is_written(directory, sizeof ret->directory) || !private_redis_socket(runtime_directory, ret->socket) ||
         !is_written(name, sizeof ret->_program))
         return false;
     if (mkdir(ret->directory, 0700) != 0 && errno != EEXIST)

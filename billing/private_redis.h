@@ -15,6 +15,9 @@ struct private_redis {
     char _program[PATH_MAX];
 };
 
+/* Where its socket is. False with errno: too long a path. */
+bool private_redis_socket(const char *runtime_directory, char ret[PRIVATE_REDIS_SOCKET_BYTES]);
+
 /* Make state_dir/redis (0700) and fill in @ret. @program is looked for in PATH unless it has a slash. One that runs is
  * not touched; an old socket is removed by the server that is started. It is ready when redis_is_ready through the
  * socket says so. False with errno: the directory, or too long a path. */

@@ -240,9 +240,9 @@ static void open_redis(struct running *running)
 {
     const struct policy *policy = running->audit->policy;
     char socket[PRIVATE_REDIS_SOCKET_BYTES];
-    snprintf(socket, sizeof socket, "%s/redis.sock", policy->runtime_dir);
+    bool fits = private_redis_socket(policy->runtime_dir, socket);
     const struct redis_options options = store_redis_options(&policy->redis, socket);
-    running->redis = redis_create(&options);
+    running->redis = fits ? redis_create(&options) : NULL;
     if (running->redis != NULL && redis_is_ready(running->redis))
         return;
     usage_audit_reason(running->audit, "Redis cannot be asked: %s",

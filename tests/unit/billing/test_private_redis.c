@@ -41,6 +41,18 @@ static void socket_and_data_of_one_that_runs_stay(void **state)
     }
 }
 
+static void all_look_for_it_at_one_place(void **state)
+{
+    struct private_redis redis;
+    char socket[PRIVATE_REDIS_SOCKET_BYTES], expected[128];
+    (void) state;
+    assert_true(private_redis_prepare("redis-server", directory, directory, &redis));
+    assert_true(private_redis_socket(directory, socket));
+    assert_string_equal(socket, redis.socket);
+    snprintf(expected, sizeof expected, "%s/redis.sock", directory);
+    assert_string_equal(socket, expected);
+}
+
 static void no_port_is_opened(void **state)
 {
     struct private_redis redis;
@@ -64,6 +76,10 @@ static void troubles_are_told(void **state)
     longest[sizeof longest - 1] = '\0';
     assert_false(private_redis_prepare("redis-server", directory, longest, &redis));
     assert_int_equal(errno, ENAMETOOLONG);
+    char socket[PRIVATE_REDIS_SOCKET_BYTES];
+    errno = 0;
+    assert_false(private_redis_socket(longest, socket));
+    assert_int_equal(errno, ENAMETOOLONG);
     snprintf(missing, sizeof missing, "%s/missing", directory);
     assert_false(private_redis_prepare("redis-server", missing, directory, &redis));
     assert_int_equal(errno, ENOENT);
@@ -75,6 +91,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(socket_and_data_of_one_that_runs_stay),
+        TEST(all_look_for_it_at_one_place),
         TEST(no_port_is_opened),
         TEST(troubles_are_told),
     };
