@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "gateway/gateway.h"
 
-enum { USAGE_BYTES_MAX = 1024 * 1024, ANSWER_BYTES = 4096 };
+enum { ANSWER_BYTES = 4096 };
 
 /* ---- where usage stands ---- */
 
@@ -66,7 +66,7 @@ static void add_waiting(struct builder *to, const struct usage_waiting *row)
     builder_add_string(to, "}");
 }
 
-static void add_provider(struct builder *to, const struct usage_status *status)
+void admin_usage_provider_json(const struct usage_status *status, struct builder *to)
 {
     builder_format(to, "{\"provider\":\"%s\",\"rows\":{", PROVIDER_KIND_NAMES[status->provider]);
     for (int state = 0; state < ROW_STATE_COUNT; state++)
@@ -94,7 +94,7 @@ void admin_usage_json(const struct admin_usage *usage, struct builder *to)
     builder_add_string(to, ",\"providers\":[");
     for (size_t i = 0; i < billing->provider_count; i++) {
         builder_add_string(to, i > 0 ? "," : "");
-        add_provider(to, &billing->providers[i]);
+        admin_usage_provider_json(&billing->providers[i], to);
     }
     builder_add_string(to, "],");
     add_date(to, "oldest_unflushed", billing->oldest_unflushed);
@@ -109,7 +109,7 @@ struct gathered {
     struct worker_journal journals[GATEWAY_WORKERS_MAX];
     struct store_status redis;
     struct biller_status billing;
-    char json[USAGE_BYTES_MAX];
+    char json[ADMIN_USAGE_BYTES_MAX];
 };
 
 static void gather(struct gateway *gateway, struct gathered *gathered)

@@ -1,5 +1,5 @@
 /* GET /admin/v1/usage, where usage stands, and POST /admin/v1/billing, what a person wants with one row of it. Control
- * thread only. */
+ * thread only, but for what is pure. */
 #ifndef GATEWAY_ADMIN_USAGE_H
 #define GATEWAY_ADMIN_USAGE_H
 
@@ -10,6 +10,8 @@
 #include "gateway/worker.h"
 
 struct gateway;
+
+enum { ADMIN_USAGE_BYTES_MAX = 1024 * 1024 }; /* of an answer, with the longest names there can be */
 
 /* Append the answer. False when it does not fit. */
 bool admin_usage_write(struct gateway *gateway, struct buffer *to);
@@ -24,6 +26,8 @@ struct admin_usage {
 };
 /* Pure. Dates are RFC 3339 or null. */
 void admin_usage_json(const struct admin_usage *usage, struct builder *to);
+/* One of its providers, also for who reads the files. Likewise. */
+void admin_usage_provider_json(const struct usage_status *status, struct builder *to);
 
 /* A change on its way through the billing thread. */
 struct admin_change {

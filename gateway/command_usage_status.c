@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-#include "billing/usage_status.h"
+#include "gateway/admin_usage.h"
 #include "gateway/ask_admin.h"
 #include "gateway/command.h"
 #include "gateway/usage_command.h"
@@ -135,37 +135,8 @@ static int answered(void *owner, const struct admin_question *question, int stat
 
 /* ---- from the files ---- */
 
-static json_t *date_of(wall_ms when)
-{
-    char text[CLOCK_TEXT_BYTES];
-    return when == 0 ? json_null() : json_string(clock_text(when, text));
-}
-
-static json_t *waiting_of(const struct usage_status *status)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; i < status->waiting_count; i++) {
-        const struct usage_waiting *row = &status->waiting[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I, s:o, s:s, s:s}", "row", row->id, "tenant",
-                                              row->tenant, "meter", row->meter, "quantity", (json_int_t) row->quantity,
-                                              "ended", date_of(row->ended), "state", ROW_STATE_NAMES[row->state],
-                                              "reason", row->reason));
-    }
-    return list;
-}
-
-static json_t *provider_of(const struct usage_status *status)
-{
-    json_t *rows = json_object();
-    for (int state = 0; state < ROW_STATE_COUNT; state++)
-        json_object_set_new(rows, ROW_STATE_NAMES[state], json_integer((json_int_t) status->rows[state]));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "provider", PROVIDER_KIND_NAMES[status->provider], "rows", rows,
-                     "oldest", date_of(status->oldest), "last_acked", date_of(status->last_acked), "waiting",
-                     waiting_of(status));
-}
-
 /* Of one provider of the configuration. False after saying so. */
-static bool add_provider(const struct policy *policy, enum provider_kind kind, json_t *list)
+static bool add_provider(const struct policy *policy, enum provider_kind kind, struct builder *to)
 {
     char directory[PATH_MAX];
     struct usage_status status;
@@ -177,25 +148,27 @@ static bool add_provider(const struct policy *policy, enum provider_kind kind, j
     }
     usage_status_of(states, kind, &status);
     row_states_close(&states);
-    json_array_append_new(list, provider_of(&status));
+    admin_usage_provider_json(&status, to);
     return true;
 }
 
 /* What a gateway would answer, as far as files tell. */
 static int read_files(const struct policy *policy, const struct wish *wish)
 {
-    json_t *providers = json_array();
-    bool good = true;
-    for (size_t i = 0; i < policy->billing.provider_count && good; i++)
-        good = add_provider(policy, policy->billing.providers[i].kind, providers);
-    json_t *status = json_pack("{s:b, s:o}", "running", 0, "providers", providers);
-    if (!good || status == NULL) {
-        json_decref(status);
-        return COMMAND_FAILED;
+    static char memory[ADMIN_USAGE_BYTES_MAX];
+    struct builder json;
+    builder_init(&json, memory, sizeof memory);
+    builder_add_string(&json, "{\"running\":false,\"providers\":[");
+    for (size_t i = 0; i < policy->billing.provider_count; i++) {
+        builder_add_string(&json, i > 0 ? "," : "");
+        if (!add_provider(policy, policy->billing.providers[i].kind, &json))
+            return COMMAND_FAILED;
     }
+    builder_add_string(&json, "]}");
     fprintf(stderr, "tollgate %s: no gateway answers at %s: this is what the files say, and nothing is being sent\n",
             NAME, policy->admin_listen.text);
-    if (wish->json)
+    json_t *status = json_loads(builder_string(&json), JSON_REJECT_DUPLICATES, NULL);
+    if (wish->json || status == NULL)
         return command_print_json(NAME, status);
     print_status(status);
     json_decref(status);
