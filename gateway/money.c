@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/buffer.h"
 #include "base/log.h"
@@ -30,8 +29,6 @@ static bool prepare_journal(struct money *money, const struct policy *policy)
     int length = snprintf(money->journal_directory, sizeof money->journal_directory, "%s/journal", policy->state_dir);
     if (length < 0 || (size_t) length >= sizeof money->journal_directory)
         return fail("cannot make the usage journal", strerror(ENAMETOOLONG));
-    if (mkdir(money->journal_directory, 0700) != 0 && errno != EEXIST)
-        return fail("cannot make the usage journal", strerror(errno));
     money->journal =
         (struct journal_options){.directory = money->journal_directory,
                                  .sync = policy->billing.sync == BILLING_SYNC_GROUP ? JOURNAL_GROUP : JOURNAL_OS,
