@@ -2,7 +2,6 @@
 #include "billing/biller.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -11,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fetch.h"
+#include "base/file.h"
 #include "base/metrics.h"
 #include "billing/install_id.h"
 #include "billing/providers.h"
@@ -259,14 +258,8 @@ static bool make_directory(const struct biller *biller, const char *name, char e
 {
     char path[PATH_MAX];
     path_in(biller, name, path);
-    bool is_there = mkdir(path, 0700) == 0 || errno == EEXIST;
-    int fd = is_there ? open(biller->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    bool good = fd >= 0 && fsync(fd) == 0; /* its name survives a power cut */
-    int cause = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = cause;
-    if (good)
+    /* Its name survives a power cut, also when whoever made it died before this. */
+    if ((mkdir(path, 0700) == 0 || errno == EEXIST) && file_sync_directory(biller->state_dir))
         return true;
     snprintf(error, BILLER_ERROR_BYTES, "cannot make %s in state_dir: %s", name, strerror(errno));
     return false;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <uthash.h>
 
+#include "base/file.h"
 #include "billing/recover.h"
 
 enum { RECORDS_PER_LOOK = 256, OPEN_REQUESTS_MAX = 2 * JOURNAL_OPEN_MAX };
@@ -239,16 +240,6 @@ static bool empty_cells(struct harvest *harvest)
     return true;
 }
 
-/* Closes @fd and keeps errno. */
-static bool close_after(int fd, bool good)
-{
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = error;
-    return good;
-}
-
 /* A segment that is gone was needed no more. */
 static bool sync_segment(const struct harvest *harvest, uint32_t number)
 {
@@ -259,16 +250,7 @@ static bool sync_segment(const struct harvest *harvest, uint32_t number)
     int fd = open(builder_string(&path), O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT;
-    return close_after(fd, fdatasync(fd) == 0);
-}
-
-/* Its segments have their names, and it has its own. */
-static bool sync_names(const struct harvest *harvest)
-{
-    int writer = open(harvest->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int parent = writer < 0 ? -1 : openat(writer, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool good = parent >= 0 && fsync(writer) == 0 && fsync(parent) == 0;
-    return close_after(writer, close_after(parent, good));
+    return file_close_after(fd, fdatasync(fd) == 0);
 }
 
 /* The SEAL is on the disk before the ledger says what it sealed: after a power cut, recovery would seal the same epoch
@@ -276,7 +258,7 @@ static bool sync_names(const struct harvest *harvest)
 static bool sync_journal(struct harvest *harvest)
 {
     uint32_t last = harvest->position.segment, first = harvest->synced_segment;
-    bool good = first == last || sync_names(harvest);
+    bool good = first == last || file_sync_directory_and_name(harvest->directory);
     for (uint32_t number = first != 0 ? first : harvest->segments[0].number; good && number <= last; number++)
         good = sync_segment(harvest, number);
     if (good)

@@ -39,10 +39,10 @@ static bool read_id(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1])
     if (fd < 0)
         return false;
     ssize_t length = read(fd, content, sizeof content);
-    int error = errno;
-    close(fd);
-    errno = length < 0 ? error : EBADMSG;
-    if (length < 0 || !is_whole((struct text){content, (size_t) length}))
+    if (!file_close_after(fd, length >= 0))
+        return false;
+    errno = EBADMSG;
+    if (!is_whole((struct text){content, (size_t) length}))
         return false;
     text_copy(ret, INSTALL_ID_CHARACTERS + 1, (struct text){content, INSTALL_ID_CHARACTERS});
     return true;
@@ -72,18 +72,6 @@ static bool has_rows(const char *state_dir)
     return found;
 }
 
-static bool write_whole(int directory, struct text line)
-{
-    int fd = openat(directory, "install_id.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return false;
-    bool good = file_write_all(fd, line) && fsync(fd) == 0;
-    int error = errno;
-    close(fd);
-    errno = error;
-    return good && renameat(directory, "install_id.tmp", directory, "install_id") == 0 && fsync(directory) == 0;
-}
-
 static bool write_id(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1])
 {
     uint8_t random[INSTALL_ID_CHARACTERS / 2];
@@ -95,11 +83,7 @@ static bool write_id(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1])
         return false;
     text_hex(ret, random, sizeof random);
     snprintf(line, sizeof line, "%s\n", ret);
-    bool good = write_whole(directory, text_of(line));
-    int error = errno;
-    close(directory);
-    errno = error;
-    return good;
+    return file_close_after(directory, file_replace(directory, "install_id", text_of(line), 0600));
 }
 
 bool install_id_make(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1], char *error, size_t capacity)

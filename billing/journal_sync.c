@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/panic.h"
 
 enum { SEGMENTS_MAX = 8, RETRY_MS = 200, COPY_BYTES = 8192, NAME_BYTES = 24 };
@@ -159,17 +160,6 @@ static void *run(void *context)
     return NULL;
 }
 
-static bool sync_directories(int directory_fd)
-{
-    int parent_fd = openat(directory_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = parent_fd >= 0 && fsync(directory_fd) == 0 && fsync(parent_fd) == 0;
-    int error = errno;
-    if (parent_fd >= 0)
-        close(parent_fd);
-    errno = error;
-    return ok;
-}
-
 /* Signals are for the threads that wait for them. */
 static bool start(struct journal_sync_thread *sync)
 {
@@ -211,7 +201,7 @@ struct journal_sync_thread *journal_sync_create(struct loop *loop, const char *d
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&sync->wake, &attributes);
     pthread_condattr_destroy(&attributes);
-    if (sync->told.fd < 0 || sync->directory_fd < 0 || !sync_directories(sync->directory_fd) ||
+    if (sync->told.fd < 0 || sync->directory_fd < 0 || !file_sync_directory_and_name(directory) ||
         !loop_watch(loop, &sync->told, EPOLLIN) || !start(sync)) {
         release(sync);
         return NULL;

@@ -13,6 +13,8 @@
 
 #include <jansson.h>
 
+#include "base/file.h"
+
 enum { LINE_BYTES_MAX = 4096, SCHEMA = 1, EPOCH_DIGITS_MAX = 20 };
 
 static void file_name(const struct ledger_name *name, char to[NAME_MAX + 1])
@@ -24,8 +26,8 @@ static FILE *open_at(int directory, const char *name, int flags)
 {
     int fd = openat(directory, name, flags | O_CLOEXEC, 0600);
     FILE *file = fd < 0 ? NULL : fdopen(fd, (flags & O_ACCMODE) == O_RDONLY ? "r" : "w");
-    if (file == NULL && fd >= 0)
-        close(fd);
+    if (file == NULL)
+        (void) file_close_after(fd, false);
     return file;
 }
 
@@ -96,13 +98,7 @@ static bool write_at(int directory, const struct ledger_head *head, const struct
 bool ledger_write(const char *directory, const struct ledger_head *head, const struct cells *cells)
 {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool good = write_at(fd, head, cells);
-    int error = errno;
-    close(fd);
-    errno = error;
-    return good;
+    return file_close_after(fd, fd >= 0 && write_at(fd, head, cells));
 }
 
 /* ---- list ---- */
@@ -259,17 +255,13 @@ bool ledger_read(const char *directory, const struct ledger_name *name, struct l
     file_name(name, file_text);
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     FILE *file = fd < 0 ? NULL : open_at(fd, file_text, O_RDONLY);
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = error;
-    if (file == NULL)
+    if (!file_close_after(fd, file != NULL))
         return false;
     errno = 0;
     bool good = read_head(file, name, ret);
     if (good && ret_cells != NULL)
         good = (*ret_cells = read_cells(file, ret->cell_count)) != NULL;
-    error = errno == ENOMEM || errno == EIO ? errno : EBADMSG;
+    int error = errno == ENOMEM || errno == EIO ? errno : EBADMSG;
     fclose(file);
     errno = error;
     return good;

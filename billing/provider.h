@@ -97,8 +97,8 @@ enum { PROVIDER_FILE_NAME_BYTES = 80 };
 void provider_file_name(const struct ledger_name *epoch, char to[PROVIDER_FILE_NAME_BYTES]);
 /* One line a row, in the order given; the same bytes for the same rows. False when @to is full. */
 bool provider_file_encode(const struct row *rows, size_t count, struct buffer *to);
-/* Write @content as @name into @directory, which is made when its parent is there: whole and synced, or not at all.
- * Once more with the same content changes nothing. False with errno. */
+/* Write @content as @name into @directory, which is made when its parent is there and readable: whole and synced, or
+ * not at all. Once more with the same content changes nothing. False with errno. */
 bool provider_file_deliver(const char *directory, const char *name, struct text content);
 
 #endif

@@ -1,11 +1,7 @@
 /* The provider that is a directory: an epoch's rows as one file, whose name is the acknowledgement. */
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "billing/provider.h"
@@ -40,34 +36,10 @@ bool provider_file_encode(const struct row *rows, size_t count, struct buffer *t
     return fits;
 }
 
-static bool deliver_at(int directory, const char *name, struct text content)
-{
-    char temporary[NAME_MAX + 1];
-    snprintf(temporary, sizeof temporary, ".%s.tmp", name);
-    int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    if (fd < 0)
-        return false;
-    bool good = file_write_all(fd, content) && fsync(fd) == 0;
-    int error = errno;
-    close(fd);
-    if (good && renameat(directory, temporary, directory, name) == 0)
-        return fsync(directory) == 0;
-    error = good ? errno : error;
-    unlinkat(directory, temporary, 0);
-    errno = error;
-    return false;
-}
-
 bool provider_file_deliver(const char *directory, const char *name, struct text content)
 {
-    if (mkdir(directory, 0750) != 0 && errno != EEXIST)
+    if (!file_make_directory(directory, 0750))
         return false;
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool good = deliver_at(fd, name, content);
-    int error = errno;
-    close(fd);
-    errno = error;
-    return good;
+    return file_close_after(fd, fd >= 0 && file_replace(fd, name, content, 0640));
 }

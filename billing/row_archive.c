@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/panic.h"
 #include "billing/row_state_private.h"
 
@@ -144,10 +145,8 @@ static FILE *open_hour(struct tidying *tidying, wall_ms hour)
     char path[PATH_MAX];
     int fd = open(file_of(tidying->states, hour, path), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     FILE *file = fd >= 0 && cut_torn_tail(fd, tidying->line) ? fdopen(fd, "a") : NULL;
-    int error = errno;
-    if (file == NULL && fd >= 0)
-        close(fd);
-    errno = error;
+    if (file == NULL)
+        (void) file_close_after(fd, false);
     return file;
 }
 
@@ -196,17 +195,6 @@ static bool write_hour(struct tidying *tidying, size_t first)
     return close_file(file, good);
 }
 
-static bool sync_path(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool good = fd >= 0 && fsync(fd) == 0;
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = error;
-    return good;
-}
-
 static bool write_hours(struct tidying *tidying)
 {
     char path[PATH_MAX];
@@ -216,7 +204,7 @@ static bool write_hours(struct tidying *tidying)
     bool good = mkdir(path, 0700) == 0 || errno == EEXIST;
     for (size_t i = 0; i < tidying->count && good; i++)
         good = tidying->is_written[i] || write_hour(tidying, i);
-    return good && sync_path(path) && sync_path(tidying->states->directory);
+    return good && file_sync_directory(path) && file_sync_directory(tidying->states->directory);
 }
 
 /* ---- the others ---- */
@@ -270,11 +258,8 @@ static bool write_all(struct tidying *tidying)
     snprintf(tidying->temporary, sizeof tidying->temporary, "%s.tmp", builder_string(&name));
     int fd = open(tidying->temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     tidying->file = fd < 0 ? NULL : fdopen(fd, "r+");
-    if (tidying->file == NULL) {
-        if (fd >= 0)
-            close(fd);
-        return false;
-    }
+    if (tidying->file == NULL)
+        return file_close_after(fd, false);
     sum_up(tidying);
     bool good = write_others(tidying) && write_hours(tidying) && rename(tidying->temporary, tidying->path) == 0;
     if (good)

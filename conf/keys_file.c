@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "conf/schema.h"
 #include "conf/value.h"
 
@@ -195,9 +196,5 @@ bool keys_file_append(const char *path, const struct keys_file_record *record)
     int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
     if (fd < 0)
         return false;
-    bool appended = append_locked(fd, text);
-    int error_number = errno;
-    close(fd);
-    errno = error_number;
-    return appended;
+    return file_close_after(fd, append_locked(fd, text));
 }
