@@ -39,6 +39,14 @@ static void assert_content(const char *path, const char *expected)
     assert_string_equal(found, expected);
 }
 
+/* What bills is for its owner and the group that fetches it. */
+static void assert_mode(const char *path, mode_t expected)
+{
+    struct stat status;
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_mode, expected);
+}
+
 static void test_the_file_is_golden(void **state)
 {
     (void) state;
@@ -51,12 +59,15 @@ static void test_the_file_is_golden(void **state)
     assert_true(provider_file_encode(ROWS, 2, &content));
     char directory[512];
     snprintf(directory, sizeof directory, "%s", scratch_path("usage"));
+    umask(0);
     for (int round = 0; round < 2; round++) {
         assert_true(provider_file_deliver(directory, name, buffer_text(&content)));
         assert_content(scratch_path("usage/usage-0123456789abcdef0123456789abcdef-00000007.jsonl"), GOLDEN);
     }
     assert_int_not_equal(access(scratch_path("usage/.usage-0123456789abcdef0123456789abcdef-00000007.jsonl.tmp"), F_OK),
                          0);
+    assert_mode(directory, S_IFDIR | 0750);
+    assert_mode(scratch_path("usage/usage-0123456789abcdef0123456789abcdef-00000007.jsonl"), S_IFREG | 0640);
     buffer_finish(&content);
 }
 
