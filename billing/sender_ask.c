@@ -130,8 +130,9 @@ static bool find_facts(const struct sender *sender, const struct flight *flight,
     *ret = (struct reconcile_facts){.provider_total = flight->total, .quantity = asked->row.quantity};
     for (size_t i = 0; i < row_states_count(sender->states); i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
-        bool is_delivered = row_state_is_delivered(entry->state);
-        int64_t *sum = is_delivered ? &ret->delivered : &ret->unclear;
+        int64_t *sum = !row_state_is_delivered(entry->state) ? &ret->unclear
+                       : entry->first_sent == 0              ? &ret->claimed
+                                                             : &ret->delivered;
         if (entry == asked || !is_counted_with(sender, flight, asked, entry))
             continue;
         if (__builtin_add_overflow(*sum, entry->row.quantity, sum))
@@ -164,8 +165,8 @@ static void hold_undecided(struct sender *sender, const char *id, const struct r
     char reason[ROW_REASON_BYTES_MAX + 1];
     snprintf(reason, sizeof reason,
              "unclear whether it arrived: the provider has %" PRId64 " of this hour, known are %" PRId64
-             ". Look there: delivered, or release to send it",
-             facts->provider_total, facts->delivered);
+             ", by hand %" PRId64 ". Look there: delivered, or release to send it",
+             facts->provider_total, facts->delivered, facts->claimed);
     if (!row_states_hold_undecided(sender->states, id, clock_wall_ms(), reason)) {
         sender_say_unwritable(sender);
         return;

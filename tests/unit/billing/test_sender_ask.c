@@ -72,6 +72,21 @@ static void test_tenants_of_one_customer_are_counted_together(void **state)
     assert_int_equal(taken(room, row.id), 1);
 }
 
+/* A person billed a row by hand that never went: the provider has it, or it was billed elsewhere. */
+static void test_what_was_billed_by_hand_proves_nothing(void **state)
+{
+    struct room *room = *state;
+    struct row row = add_sent(room, 1, "acme", 26), by_hand = make_row(2, "acme", "tokens_out", row.ended);
+    by_hand.quantity = row.quantity;
+    assert_true(row_states_add(room->states, &by_hand, ROW_HELD, by_hand.ended, "no customer"));
+    assert_true(row_change(room->states, room->policy, by_hand.id, ROW_DELIVERED, clock_wall_ms()).changed);
+    put_event(room, &row, "cus_a", row.ended);
+    clock_shift_ms += 61 * 1000;
+    run_until(room, &row, ROW_HELD);
+    assert_non_null(strstr(entry_of(room, &row)->reason, "has 101 of this hour, known are 0, by hand 101"));
+    assert_int_equal(calls_of(room), 0);
+}
+
 /* Rows of the hour that left memory are in the total too. */
 static void test_what_went_is_counted_as_well(void **state)
 {
@@ -149,6 +164,7 @@ int main(void)
         TEST(test_an_old_row_that_is_not_there_goes_again),
         TEST(test_a_total_that_proves_nothing_is_for_a_person),
         TEST(test_tenants_of_one_customer_are_counted_together),
+        TEST(test_what_was_billed_by_hand_proves_nothing),
         TEST(test_what_went_is_counted_as_well),
         TEST(test_a_total_is_asked_for_after_a_quiet_time),
         TEST(test_without_a_total_nothing_old_goes),
