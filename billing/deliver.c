@@ -172,10 +172,6 @@ static struct delivery_turn take(struct delivery *delivery, struct waiting_row *
 {
     struct delivery_turn turn = {.step = step_of(delivery, row, now), .generation = row->generation};
     memcpy(turn.id, row->id, sizeof turn.id);
-    if (turn.step == DELIVERY_HOLD) {
-        forget(delivery, row);
-        return turn;
-    }
     if (turn.step == DELIVERY_SEND && row->sent == 0) {
         row->sent = now.wall;
         row->sent_mono = now.mono;

@@ -42,7 +42,8 @@ enum delivery_step {
     DELIVERY_SEND,      /* this row: write its SENT, then call; tell the outcome with delivery_told */
     DELIVERY_RECONCILE, /* ask first whether it is there: the provider may have forgotten its identifier. Tell the
                            answer with delivery_reconciled */
-    DELIVERY_HOLD,      /* too old, and the provider cannot tell: a person decides. The row is forgotten here */
+    DELIVERY_HOLD,      /* too old, and the provider cannot tell: a person decides. Drop the row, or tell that it is for
+                           later */
     DELIVERY_WAIT       /* nothing before @wait_ms, or before something is told or added (then it is -1) */
 };
 struct delivery_turn {

@@ -68,7 +68,7 @@ void sender_count(const struct sender *sender, const char *result);
 void sender_log_row(const struct row_entry *entry);
 /* False with a trouble when the disk refuses: what was known stays. */
 bool sender_move(struct sender *sender, const char *id, enum row_state state, const char *reason);
-/* A person decides; the delivery forgets the row. */
+/* A person decides about a row in flight, and the delivery forgets it; later, with a trouble, when the disk refuses. */
 void sender_hold(struct sender *sender, const char *id, const char *reason);
 /* False with a trouble. */
 bool sender_sync(struct sender *sender);

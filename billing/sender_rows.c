@@ -73,8 +73,12 @@ bool sender_move(struct sender *sender, const char *id, enum row_state state, co
 
 void sender_hold(struct sender *sender, const char *id, const char *reason)
 {
-    if (sender_move(sender, id, ROW_HELD, reason))
-        sender_count(sender, "held");
+    const struct provider_outcome later = {.verdict = VERDICT_LATER};
+    if (!sender_move(sender, id, ROW_HELD, reason)) {
+        delivery_told(sender->delivery, id, &later, sender_now());
+        return;
+    }
+    sender_count(sender, "held");
     delivery_drop(sender->delivery, id);
 }
 

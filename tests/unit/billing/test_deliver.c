@@ -163,6 +163,10 @@ static void test_what_is_old_is_asked_for_first(void **state)
     assert_next(delivery, at(23 * HOUR - 1), DELIVERY_SEND, "a1");
     tell(delivery, "a1", VERDICT_RETRY, 0, at(23 * HOUR - 1));
     assert_next(delivery, at(24 * HOUR), DELIVERY_HOLD, "a1");
+    tell(delivery, "a1", VERDICT_LATER, 0, at(24 * HOUR)); /* it could not be held */
+    delivery_hurry(delivery);
+    assert_next(delivery, at(24 * HOUR + 1), DELIVERY_HOLD, "a1");
+    delivery_drop(delivery, "a1");
     assert_int_equal(delivery_count(delivery), 0);
     delivery_destroy(&delivery);
 }

@@ -264,6 +264,26 @@ static void test_a_full_disk_delivers_once(void **state)
     assert_int_equal(taken(room, row.id), 1);
 }
 
+/* A row that cannot be held now is held later. */
+static void test_a_full_disk_forgets_no_row(void **state)
+{
+    struct room *room = *state;
+    struct rlimit limit, low;
+    struct row row = add_row(room, 1, "none", "tokens_out");
+    getrlimit(RLIMIT_FSIZE, &limit);
+    low = limit;
+    signal(SIGXFSZ, SIG_IGN);
+    low.rlim_cur = (rlim_t) file_length() + 10;
+    setrlimit(RLIMIT_FSIZE, &low);
+    run_a_while(room);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    assert_int_equal(entry_of(room, &row)->state, ROW_PENDING);
+    assert_non_null(strstr(sender_trouble(room->sender), "cannot be written"));
+    room->tenants[2].customer = "cus_n"; /* while nobody could be told that it has none */
+    clock_shift_ms += 10000;
+    run_until(room, &row, ROW_ACKED);
+}
+
 /* More rows than are known at a time; none of them may go, so that none is called for. */
 static void test_all_rows_get_their_turn(void **state)
 {
@@ -374,6 +394,7 @@ int main(void)
         TEST(test_what_lacks_something_is_held),
         TEST(test_a_person_may_change_a_row_in_flight),
         TEST(test_a_full_disk_delivers_once),
+        TEST(test_a_full_disk_forgets_no_row),
         TEST(test_all_rows_get_their_turn),
         TEST(test_nothing_goes_without_the_provider),
         TEST(test_a_life_with_crashes_delivers_each_row_once),
