@@ -288,6 +288,8 @@ void delivery_reconciled(struct delivery *delivery, const char *id, enum deliver
         return;
     if (row->in_flight)
         land(delivery, id);
+    if (found != FOUND_NO_ANSWER)
+        delivery->failures = 0;
     switch (found) {
     case FOUND_TAKEN:
     case FOUND_UNCLEAR:

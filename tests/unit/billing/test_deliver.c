@@ -171,6 +171,26 @@ static void test_what_is_old_is_asked_for_first(void **state)
     delivery_destroy(&delivery);
 }
 
+/* An answer to a question ends the trouble, whatever it says: as many are asked at a time as before. */
+static void test_an_answer_to_a_question_is_an_answer(void **state)
+{
+    (void) state;
+    static const enum delivery_found ANSWERS[] = {FOUND_TAKEN, FOUND_NOT_TAKEN, FOUND_UNCLEAR};
+    for (size_t i = 0; i < sizeof ANSWERS / sizeof ANSWERS[0]; i++) {
+        struct delivery *delivery = create(PROVIDER_STRIPE);
+        for (char name[] = "a1"; name[0] <= 'd'; name[0]++)
+            assert_true(delivery_add(delivery, name, (struct text){name, 1}, BEGIN));
+        struct delivery_turn turn = assert_next(delivery, at(24 * HOUR), DELIVERY_RECONCILE, NULL);
+        delivery_reconciled(delivery, turn.id, FOUND_NO_ANSWER, at(24 * HOUR));
+        turn = assert_next(delivery, at(25 * HOUR), DELIVERY_RECONCILE, NULL);
+        assert_int_equal(assert_next(delivery, at(25 * HOUR + 1), DELIVERY_WAIT, NULL).wait_ms, -1); /* one at a time */
+        delivery_reconciled(delivery, turn.id, ANSWERS[i], at(25 * HOUR + 2));
+        assert_int_not_equal(delivery_next(delivery, at(25 * HOUR + 3)).step, DELIVERY_WAIT);
+        assert_int_not_equal(delivery_next(delivery, at(25 * HOUR + 4)).step, DELIVERY_WAIT);
+        delivery_destroy(&delivery);
+    }
+}
+
 /* One row of a lane at a time may be unclear, so that a total can tell. */
 static void test_an_unclear_row_goes_before_its_lane(void **state)
 {
@@ -191,8 +211,8 @@ static void test_an_unclear_row_goes_before_its_lane(void **state)
     delivery_drop(delivery, "a4");
     assert_int_equal(assert_next(delivery, at(3), DELIVERY_SEND, "a1").generation, 0);
     tell(delivery, "a1", VERDICT_RETRY, 0, at(3));
-    turn = assert_next(delivery, at(3), DELIVERY_WAIT, NULL);
-    assert_next(delivery, at(3 + turn.wait_ms), DELIVERY_SEND, "a1");
+    assert_next(delivery, at(3), DELIVERY_WAIT, NULL);
+    assert_next(delivery, at(3 + DELIVERY_BACKOFF_FIRST_MS), DELIVERY_SEND, "a1");
     delivery_destroy(&delivery);
 }
 
@@ -461,6 +481,7 @@ int main(void)
         cmocka_unit_test(test_what_fails_together_failed_once),
         cmocka_unit_test(test_nothing_goes_while_the_key_is_wrong),
         cmocka_unit_test(test_what_is_old_is_asked_for_first),
+        cmocka_unit_test(test_an_answer_to_a_question_is_an_answer),
         cmocka_unit_test(test_an_unclear_row_goes_before_its_lane),
         cmocka_unit_test(test_a_row_is_as_old_as_the_later_clock_says),
         cmocka_unit_test(test_nothing_is_lost_or_taken_twice),
