@@ -344,6 +344,16 @@ static enum harvest_result take(struct harvest *harvest, const struct record *re
     return HARVEST_MORE;
 }
 
+static enum harvest_result fail_damaged(struct harvest *harvest)
+{
+    struct journal_position at = journal_reader_position(harvest->reader);
+    char why[64];
+    snprintf(why, sizeof why, "it is damaged, or its disk fails, at %08u.seg:%llu", at.segment,
+             (unsigned long long) at.offset);
+    harvest_rest(harvest);
+    return fail(harvest, "the journal", why);
+}
+
 /* MORE: a record was taken. */
 static enum harvest_result read_one(struct harvest *harvest)
 {
@@ -360,8 +370,7 @@ static enum harvest_result read_one(struct harvest *harvest)
     case JOURNAL_NO_MORE_YET:
         return HARVEST_IDLE;
     case JOURNAL_DAMAGED:
-        harvest_rest(harvest);
-        return fail(harvest, "the journal", "it is damaged, or its disk fails");
+        return fail_damaged(harvest);
     }
     return HARVEST_IDLE;
 }

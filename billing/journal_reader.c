@@ -11,7 +11,7 @@
 #include "billing/journal.h"
 #include "billing/recover.h"
 
-enum { WINDOW_BYTES = 256 * 1024 };
+enum { WINDOW_BYTES = 256 * 1024, ZEROS_BYTES = 512 };
 
 struct journal_reader {
     char directory[PATH_MAX];
@@ -19,7 +19,8 @@ struct journal_reader {
     int fd; /* of the position's segment, or -1: not opened yet */
     size_t window_length;
     uint64_t window_offset;
-    bool drained; /* the window was read after the next segment had its name: nothing more comes in this one */
+    bool drained;  /* the window was read after the next segment had its name: nothing more comes in this one */
+    bool searched; /* for records behind the place where this segment ended then */
     char window[WINDOW_BYTES];
 };
 
@@ -81,7 +82,7 @@ static void close_segment(struct journal_reader *reader)
         close(reader->fd);
     reader->fd = -1;
     reader->window_length = 0;
-    reader->drained = false;
+    reader->drained = reader->searched = false;
 }
 
 void journal_reader_destroy(struct journal_reader **reader_pointer)
@@ -139,13 +140,60 @@ static enum journal_read take(struct journal_reader *reader, const struct record
     return JOURNAL_RECORD;
 }
 
+/* At any byte: damage may have taken the lengths that lead there. */
+static bool holds_record(struct text bytes, uint64_t after)
+{
+    static const char zeros[ZEROS_BYTES];
+    struct record record;
+    size_t length = 0;
+    for (size_t at = 0; at < bytes.length;) {
+        struct text rest = {bytes.at + at, bytes.length - at};
+        if (rest.length >= sizeof zeros && memcmp(rest.at, zeros, sizeof zeros) == 0) {
+            at += sizeof zeros;
+            continue;
+        }
+        if (record_decode(rest, &record, &length) == RECORD_DECODED && record.sequence > after)
+            return true;
+        at++;
+    }
+    return false;
+}
+
+/* Later than the last one read; also when it cannot be known, because the disk fails. */
+static bool has_record_behind(struct journal_reader *reader)
+{
+    ssize_t length = 0;
+    reader->window_length = 0;
+    for (uint64_t at = reader->position.offset;; at += (uint64_t) length) {
+        length = pread(reader->fd, reader->window, sizeof reader->window, (off_t) at);
+        if (length <= 0)
+            return length < 0;
+        if (holds_record((struct text){reader->window, (size_t) length}, reader->position.sequence))
+            return true;
+        if (length > RECORD_BYTES_MAX)
+            length -= RECORD_BYTES_MAX; /* one may span two windows */
+    }
+}
+
+/* A tail that a crash tore, or zeros, end the last segment; damage has records behind it. A writer writes in order, so
+ * that whatever stands before a record that was seen stands there at the next look. */
+static bool is_damaged(struct journal_reader *reader, enum record_result result)
+{
+    struct record record;
+    size_t length = 0;
+    bool is_known = reader->searched && result == RECORD_END; /* not at each look: segments are long */
+    reader->searched = true;
+    return !is_known && has_record_behind(reader) &&
+           (!fill_window(reader) || record_decode(rest_of_window(reader), &record, &length) != RECORD_DECODED);
+}
+
 /* Nothing whole follows in what has been read of this segment. */
 static enum journal_read end_of_segment(struct journal_reader *reader, enum record_result result, bool *ret_again)
 {
     if (!reader->drained) {
         /* Looked at before the next segment existed, or never: look once more before leaving this one. */
         if (!has_segment(reader, reader->position.segment + 1))
-            return JOURNAL_NO_MORE_YET;
+            return is_damaged(reader, result) ? JOURNAL_DAMAGED : JOURNAL_NO_MORE_YET;
         *ret_again = fill_window(reader);
         return JOURNAL_DAMAGED;
     }

@@ -169,7 +169,7 @@ static void is_well(struct writer *writer)
 static void tell_recovery(const struct writer *writer, const struct recovery *found)
 {
     struct log_line line;
-    log_begin(&line, LOG_INFO, "journal_recovered");
+    log_begin(&line, found->torn_bytes > 0 ? LOG_WARNING : LOG_INFO, "journal_recovered");
     log_add_string(&line, "writer", harvest_writer_id(writer->harvest));
     log_add_int(&line, "records", (int64_t) found->records);
     log_add_int(&line, "crashed_requests", (int64_t) found->crashed_requests);

@@ -1,16 +1,26 @@
 /* billing/journal_reader: whatever the writer does between two looks at a segment, each record is read once. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <unistd.h>
 
-/* What the writer does just after the reader has looked into the file, or for the next segment. */
+/* What the writer does while the reader looks into the file, or just after it has looked for the next segment. */
 static void (*meanwhile)(void);
+static int reads_left = -1; /* then one fails; below 0 = none does */
 
+/* A page after the other: a reader may see what was written last and not what was written before it. */
 static ssize_t watched_pread(int fd, void *bytes, size_t count, off_t at)
 {
+    enum { PAGE_BYTES = 512 };
+    if (reads_left-- == 0) {
+        errno = EIO;
+        return -1;
+    }
     ssize_t length = pread(fd, bytes, count, at);
     meanwhile();
-    return length;
+    if (length <= PAGE_BYTES)
+        return length;
+    return PAGE_BYTES + pread(fd, (char *) bytes + PAGE_BYTES, (size_t) length - PAGE_BYTES, at + PAGE_BYTES);
 }
 
 static int watched_access(const char *path, int how)
@@ -124,11 +134,58 @@ static void test_positions(void **state)
     assert_true(sequence >= 400 && position.segment > 2);
 }
 
+/* While its writer lives: torn until there is a record behind it, which a writer that is in the middle of it has not.
+ */
+static void test_damage_at_the_end(void **state)
+{
+    struct record record;
+    (void) state;
+    meanwhile = write_nothing;
+    struct journal_reader *reader = read_from(NULL);
+    assert_true(room_open(&room, 0, ROOM_HOUR, NULL) && room_open(&room, 1, ROOM_HOUR, NULL));
+    room_turn(&room);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_RECORD);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_RECORD);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_NO_MORE_YET);
+    struct journal_position end = journal_reader_position(reader);
+    assert_true(room_open(&room, 2, ROOM_HOUR, NULL));
+    room_turn(&room);
+    char path[PATH_MAX];
+    assert_true(segment_path(reader, end.segment, path));
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, "\377", 1, (off_t) end.offset + 20), 1);
+    close(fd);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_NO_MORE_YET);
+    room_close(&room, 1, ROOM_HOUR, NULL);
+    room_turn(&room);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_DAMAGED);
+    assert_int_equal(journal_reader_position(reader).offset, end.offset);
+    journal_reader_destroy(&reader);
+}
+
+/* What a failing disk does not show may be a record. */
+static void test_disk_that_fails_behind_the_end(void **state)
+{
+    struct record record;
+    (void) state;
+    meanwhile = write_nothing;
+    assert_true(room_open(&room, 0, ROOM_HOUR, NULL));
+    room_turn(&room);
+    struct journal_reader *reader = read_from(NULL);
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_RECORD);
+    reads_left = 1;
+    assert_int_equal(journal_read_next(reader, &record), JOURNAL_DAMAGED);
+    reads_left = -1;
+    journal_reader_destroy(&reader);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_writer_between_two_looks, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_positions, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_damage_at_the_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_disk_that_fails_behind_the_end, set_up, tear_down),
     };
     unit_random_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,7 @@ static ssize_t fake_pwrite(int fd, const void *bytes, size_t count, off_t at)
 
 #include "tests/lib/journal_room.h"
 
-enum { KILLS = 200, SEGMENT_BYTES = 16384, SHARED_REQUESTS = 4096 };
+enum { KILLS = 200, SEGMENT_BYTES = 16384, SHARED_REQUESTS = 4096, MANY_REQUESTS = 9000, WINDOW_BYTES = 256 * 1024 };
 
 static struct room room;
 
@@ -227,6 +227,8 @@ static void test_torn_tail_is_cut(void **state)
         record_encode(&record, bytes);
         overwrite(end.segment, (off_t) end.offset, bytes, torn);
         overwrite(end.segment, (off_t) end.offset + 600, "\1", 1); /* a hole before it */
+        record.sequence = end.sequence;
+        overwrite(end.segment, (off_t) end.offset + 100, bytes, record_encode(&record, bytes)); /* none that is later */
         struct recovery found = recover_and_check();
         assert_int_equal(found.crashed_requests, 4);
         assert_int_equal(found.torn_bytes, 601);
@@ -255,6 +257,98 @@ static void test_damage_inside_is_no_tail(void **state)
     segment_name(path, 3);
     assert_int_equal(unlink(path), 0); /* now a gap, too */
     assert_false(journal_recover(room.writer, true, &found) && found.records > 200);
+}
+
+/* Records stand behind it: nothing of the file may change, and nobody takes what comes before it for everything. */
+static void refuse_and_check(unsigned segment, off_t at, const char *bytes, size_t count)
+{
+    struct recovery found;
+    overwrite(segment, at, bytes, count);
+    uint32_t before = content(room.writer);
+    errno = 0;
+    assert_false(journal_recover(room.writer, true, &found));
+    assert_int_equal(errno, EBADMSG);
+    assert_int_equal(content(room.writer), before);
+    assert_int_equal(room_read(room.writer).end, JOURNAL_DAMAGED);
+    assert_false(journal_is_finished(room.writer));
+}
+
+/* Where record @number, from 1, begins. */
+static struct journal_position place_of(uint64_t number)
+{
+    struct record record;
+    struct journal_reader *reader = journal_reader_create(room.writer, NULL);
+    while (--number > 0)
+        assert_int_equal(journal_read_next(reader, &record), JOURNAL_RECORD);
+    struct journal_position position = journal_reader_position(reader);
+    journal_reader_destroy(&reader);
+    return position;
+}
+
+static void test_damage_in_the_last_segment(void **state)
+{
+    static const char zeros[SEGMENT_BYTES];
+    (void) state;
+    for (uint64_t number = 1; number < 18; number++) {
+        char bit;
+        write_and_leave(10, 4); /* 10 OPENs, 6 CLOSEs, 2 PROGRESSes, a SEAL */
+        off_t at = (off_t) place_of(number).offset, length = (off_t) place_of(number + 1).offset - at;
+        for (off_t byte = at; byte < at + length; byte += 7) {
+            char path[PATH_MAX];
+            segment_name(path, 1);
+            int fd = open(path, O_RDONLY);
+            assert_int_equal(pread(fd, &bit, 1, byte), 1);
+            close(fd);
+            bit ^= 4;
+            refuse_and_check(1, byte, &bit, 1);
+            bit ^= 4;
+            overwrite(1, byte, &bit, 1);
+        }
+        refuse_and_check(1, at, zeros, (size_t) length);
+        refuse_and_check(1, 0, zeros, (size_t) (at + length));
+    }
+    write_and_leave(10, 4);
+    struct journal_position end = end_of(room.writer), last = place_of(end.sequence);
+    overwrite(1, (off_t) last.offset + 20, "\377\377", 2); /* nothing stands behind it */
+    assert_in_range(recover_and_check().torn_bytes, 22, end.offset - last.offset);
+}
+
+static void write_many(void)
+{
+    room_begin(&room);
+    for (unsigned i = 0; i < MANY_REQUESTS; i++) {
+        assert_true(room_open(&room, i, ROOM_HOUR, NULL));
+        if (i > 2)
+            room_close(&room, i, ROOM_HOUR, NULL);
+        room_turn(&room);
+    }
+    journal_destroy(&room.journal);
+}
+
+/* Longer than what a reader holds at once. */
+static void test_long_damage(void **state)
+{
+    static char bytes[700 * 1024];
+    (void) state;
+    room.options.segment_bytes = 4 * 1024 * 1024;
+    for (int round = 0; round < 4; round++) {
+        memset(bytes, round % 2 == 0 ? 0 : 0x5a, sizeof bytes);
+        write_many();
+        refuse_and_check(1, round < 2 ? 1000 : 0, bytes, sizeof bytes);
+    }
+    write_many();
+    struct journal_position middle = place_of(5000);
+    for (unsigned i = 0; i < 3; i++)
+        overwrite(1, (off_t) (middle.offset + i * sizeof bytes), bytes, sizeof bytes);
+    assert_int_equal(room_read(room.writer).records, 4999);
+    struct record late = room_open_record(1, ROOM_HOUR);
+    late.sequence = 6000;
+    char alone[RECORD_BYTES_MAX];
+    size_t length = record_encode(&late, alone);
+    off_t at = (off_t) middle.offset + WINDOW_BYTES - 30; /* half of it is in the next window */
+    refuse_and_check(1, at, alone, length);
+    overwrite(1, at, bytes, length);
+    assert_int_equal(recover_and_check().torn_bytes, 3 * sizeof bytes);
 }
 
 /* The whole of a recovery, killed in each of its writes, any number of times. */
@@ -443,6 +537,8 @@ int main(void)
         TEST(test_kill_9),
         TEST(test_torn_tail_is_cut),
         TEST(test_damage_inside_is_no_tail),
+        TEST(test_damage_in_the_last_segment),
+        TEST(test_long_damage),
         TEST(test_crash_while_recovering),
         TEST(test_crashed_requests_are_billed_by_progress),
         TEST(test_usage_stands_in_its_hour),
