@@ -1,4 +1,5 @@
-/* The scheduler of one provider: rows in the order in which they were added, each in a lane. */
+/* The scheduler of one provider: rows in the order in which they were added, each in a lane. A row keeps its place in
+ * memory, and is found there by its id and by its lane. */
 #include "billing/deliver.h"
 
 #include <stdlib.h>
@@ -8,13 +9,19 @@
 
 #define MONO_UNKNOWN INT64_MAX
 
-enum { DOUBLINGS_MAX = 20 };
+#define NO_PLACE UINT16_MAX
+
+enum { DOUBLINGS_MAX = 20, BUCKET_COUNT = 1 << 14 };
+
+enum chain { BY_ID, BY_LANE, CHAIN_COUNT };
 
 struct waiting_row {
     char id[ROW_ID_CHARACTERS + 1];
-    uint64_t lane;     /* a hash: two lanes of one hash only wait for each other */
-    wall_ms sent;      /* since when it may have arrived; 0 = it has not */
-    mono_ms sent_mono; /* the same; MONO_UNKNOWN when it was before this delivery */
+    uint64_t hashes[CHAIN_COUNT]; /* two lanes of one hash only wait for each other */
+    uint16_t next[CHAIN_COUNT];   /* the place of the next younger row of the bucket, or NO_PLACE */
+    uint64_t number;              /* the older, the smaller */
+    wall_ms sent;                 /* since when it may have arrived; 0 = it has not */
+    mono_ms sent_mono;            /* the same; MONO_UNKNOWN when it was before this delivery */
     mono_ms not_before;
     unsigned failures;
     unsigned generation;
@@ -26,7 +33,10 @@ struct delivery {
     const struct provider_capabilities *can;
     uint64_t random;
     struct waiting_row rows[DELIVERY_ROWS_MAX];
+    uint16_t order[DELIVERY_ROWS_MAX]; /* the places of @count rows, the oldest first; then the free places */
     size_t count;
+    uint16_t first[CHAIN_COUNT][BUCKET_COUNT]; /* the place of each bucket's oldest row, or NO_PLACE */
+    uint64_t added, forgotten;
     size_t in_flight;
     mono_ms not_before;    /* of any row */
     mono_ms trouble_until; /* what fails before it was under way when the trouble began: it is no more of it */
@@ -42,6 +52,9 @@ struct delivery *delivery_create(const struct provider_capabilities *can, uint64
     delivery->can = can;
     delivery->random = seed;
     delivery->not_before = delivery->trouble_until = INT64_MIN;
+    memset(delivery->first, 0xff, sizeof delivery->first);
+    for (size_t i = 0; i < DELIVERY_ROWS_MAX; i++)
+        delivery->order[i] = (uint16_t) i;
     return delivery;
 }
 
@@ -61,15 +74,6 @@ static uint64_t next_random(struct delivery *delivery)
     return mixed ^ mixed >> 31;
 }
 
-static struct waiting_row *find(struct delivery *delivery, const char *id)
-{
-    for (size_t i = 0; i < delivery->count; i++) {
-        if (strcmp(delivery->rows[i].id, id) == 0)
-            return &delivery->rows[i];
-    }
-    return NULL;
-}
-
 static uint64_t hash_of(struct text name)
 {
     uint64_t hash = 0xcbf29ce484222325;
@@ -78,15 +82,63 @@ static uint64_t hash_of(struct text name)
     return hash;
 }
 
+/* The oldest row of the bucket of @hash; NULL when it is empty. */
+static const struct waiting_row *first_of(const struct delivery *delivery, enum chain chain, uint64_t hash)
+{
+    uint16_t place = delivery->first[chain][hash % BUCKET_COUNT];
+    return place == NO_PLACE ? NULL : &delivery->rows[place];
+}
+
+static const struct waiting_row *next_of(const struct delivery *delivery, enum chain chain,
+                                         const struct waiting_row *row)
+{
+    return row->next[chain] == NO_PLACE ? NULL : &delivery->rows[row->next[chain]];
+}
+
+static struct waiting_row *find(struct delivery *delivery, const char *id)
+{
+    const struct waiting_row *row = first_of(delivery, BY_ID, hash_of(text_of(id)));
+    while (row != NULL && strcmp(row->id, id) != 0)
+        row = next_of(delivery, BY_ID, row);
+    return row == NULL ? NULL : &delivery->rows[row - delivery->rows];
+}
+
+static size_t count_lane(const struct delivery *delivery, uint64_t lane)
+{
+    size_t count = 0;
+    for (const struct waiting_row *row = first_of(delivery, BY_LANE, lane); row != NULL;
+         row = next_of(delivery, BY_LANE, row))
+        count += row->hashes[BY_LANE] == lane;
+    return count;
+}
+
+/* Where the place @wanted is written in its bucket; NO_PLACE: where the next one will be. */
+static uint16_t *link_to(struct delivery *delivery, enum chain chain, uint64_t hash, uint16_t wanted)
+{
+    uint16_t *link = &delivery->first[chain][hash % BUCKET_COUNT];
+    while (*link != wanted)
+        link = &delivery->rows[*link].next[chain];
+    return link;
+}
+
 bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms sent)
 {
     if (find(delivery, id) != NULL)
         return true;
-    if (delivery->count == DELIVERY_ROWS_MAX)
+    uint64_t lane_hash = hash_of(lane);
+    size_t lane_most = sent == 0 ? DELIVERY_LANE_ROWS_MAX : 2 * DELIVERY_LANE_ROWS_MAX;
+    if (delivery->count == DELIVERY_ROWS_MAX || count_lane(delivery, lane_hash) >= lane_most)
         return false;
-    struct waiting_row *row = &delivery->rows[delivery->count++];
-    *row =
-        (struct waiting_row){.lane = hash_of(lane), .sent = sent, .sent_mono = MONO_UNKNOWN, .not_before = INT64_MIN};
+    uint16_t place = delivery->order[delivery->count++];
+    struct waiting_row *row = &delivery->rows[place];
+    *row = (struct waiting_row){.hashes = {[BY_ID] = hash_of(text_of(id)), [BY_LANE] = lane_hash},
+                                .next = {NO_PLACE, NO_PLACE},
+                                .number = delivery->added++,
+                                .sent = sent,
+                                .sent_mono = MONO_UNKNOWN,
+                                .not_before = INT64_MIN};
+    for (enum chain chain = 0; chain < CHAIN_COUNT; chain++)
+        *link_to(delivery, chain, row->hashes[chain], NO_PLACE) = place;
     if (sent != 0) {
         row->is_unclear = true;
         row->generation = (unsigned) next_random(delivery) | 1;
@@ -97,9 +149,15 @@ bool delivery_add(struct delivery *delivery, const char *id, struct text lane, w
 
 static void forget(struct delivery *delivery, struct waiting_row *row)
 {
-    size_t place = (size_t) (row - delivery->rows);
-    memmove(row, row + 1, (delivery->count - place - 1) * sizeof *row);
+    uint16_t place = (uint16_t) (row - delivery->rows), *at = delivery->order;
+    for (enum chain chain = 0; chain < CHAIN_COUNT; chain++)
+        *link_to(delivery, chain, row->hashes[chain], place) = row->next[chain];
+    while (*at != place)
+        at++;
     delivery->count--;
+    memmove(at, at + 1, (size_t) (delivery->order + delivery->count - at) * sizeof *at);
+    delivery->order[delivery->count] = place;
+    delivery->forgotten++;
 }
 
 void delivery_drop(struct delivery *delivery, const char *id)
@@ -115,6 +173,11 @@ void delivery_drop(struct delivery *delivery, const char *id)
 size_t delivery_count(const struct delivery *delivery)
 {
     return delivery->count;
+}
+
+uint64_t delivery_forgotten(const struct delivery *delivery)
+{
+    return delivery->forgotten;
 }
 
 /* ---- times ---- */
@@ -138,11 +201,12 @@ static int64_t later_of(int64_t a, int64_t b)
 /* Another row of its lane is in flight, or may have arrived: that one is cleared up first. */
 static bool is_blocked(const struct delivery *delivery, const struct waiting_row *row)
 {
-    for (size_t i = 0; delivery->can->one_at_a_time && i < delivery->count; i++) {
-        const struct waiting_row *other = &delivery->rows[i];
-        if (other->lane != row->lane || other == row)
+    uint64_t lane = row->hashes[BY_LANE];
+    const struct waiting_row *other = delivery->can->one_at_a_time ? first_of(delivery, BY_LANE, lane) : NULL;
+    for (; other != NULL; other = next_of(delivery, BY_LANE, other)) {
+        if (other->hashes[BY_LANE] != lane || other == row)
             continue;
-        if (other->in_flight || (other->is_unclear && (!row->is_unclear || other < row)))
+        if (other->in_flight || (other->is_unclear && (!row->is_unclear || other->number < row->number)))
             return true;
     }
     return false;
@@ -196,7 +260,7 @@ struct delivery_turn delivery_next(struct delivery *delivery, struct delivery_no
         return wait_until(delivery->not_before, now.mono);
     mono_ms earliest = INT64_MAX;
     for (size_t i = 0; i < delivery->count; i++) {
-        struct waiting_row *row = &delivery->rows[i];
+        struct waiting_row *row = &delivery->rows[delivery->order[i]];
         if (row->in_flight)
             continue;
         if (row->not_before > now.mono)
@@ -311,7 +375,8 @@ void delivery_hurry(struct delivery *delivery)
     delivery->not_before = delivery->trouble_until = INT64_MIN;
     delivery->failures = delivery->holds = 0;
     for (size_t i = 0; i < delivery->count; i++) {
-        delivery->rows[i].not_before = INT64_MIN;
-        delivery->rows[i].failures = 0;
+        struct waiting_row *row = &delivery->rows[delivery->order[i]];
+        row->not_before = INT64_MIN;
+        row->failures = 0;
     }
 }

@@ -9,7 +9,9 @@
 #include "billing/provider.h"
 
 enum {
-    DELIVERY_ROWS_MAX = 10000, /* known at a time; the rest waits in its states */
+    DELIVERY_ROWS_MAX = 10000,                       /* known at a time; the rest waits in its states */
+    DELIVERY_LANE_ROWS_MAX = DELIVERY_ROWS_MAX / 16, /* of one lane: one that is stuck leaves room for others. As many
+                                                        again when they may have arrived: those go first */
     DELIVERY_IN_FLIGHT_MAX = 16,
     DELIVERY_BACKOFF_FIRST_MS = 1000,
     DELIVERY_BACKOFF_MAX_MS = 5 * 60 * 1000,
@@ -32,8 +34,8 @@ void delivery_destroy(struct delivery **delivery);
 
 /* A row that is pending, or sent without an answer. @lane names its (customer, meter): rows of one lane never overlap
  * at a provider that wants it so, and none of them goes while it is unclear whether another has arrived. @sent: since
- * when it may have arrived; 0 = it has not. False when there are DELIVERY_ROWS_MAX; a row that is known stays as it is.
- */
+ * when it may have arrived; 0 = it has not. False when there are DELIVERY_ROWS_MAX, or as many as there may be of its
+ * lane; a row that is known stays as it is. */
 bool delivery_add(struct delivery *delivery, const char *id, struct text lane, wall_ms sent);
 /* Forget a row, also one in flight. No-op when it is not known. */
 void delivery_drop(struct delivery *delivery, const char *id);
@@ -74,5 +76,7 @@ void delivery_reconciled(struct delivery *delivery, const char *id, enum deliver
 void delivery_hurry(struct delivery *delivery);
 /* How many rows are known. */
 size_t delivery_count(const struct delivery *delivery);
+/* How many rows were forgotten since the beginning, for whatever reason: where one was refused there may be room. */
+uint64_t delivery_forgotten(const struct delivery *delivery);
 
 #endif

@@ -208,32 +208,52 @@ static void let_calls_leave(struct sender *sender)
 
 /* ---- the pump ---- */
 
+/* The delivery is shown the states from @place on, once more. */
+static void look_from(struct sender *sender, size_t place)
+{
+    sender->next_place = place;
+    sender->skipped_place = SIZE_MAX;
+    sender->forgotten_known = delivery_forgotten(sender->delivery);
+}
+
 /* A person changed some row since the last pump: any may be open again. */
 static void look_for_changes(struct sender *sender)
 {
     if (row_states_moves(sender->states) == sender->moves_known)
         return;
-    sender->next_place = 0;
+    look_from(sender, 0);
     delivery_hurry(sender->delivery);
 }
 
-/* Rows that the delivery does not know, as long as it has room. */
+/* False when its lane has no room, or nothing has. */
+static bool feed_row(struct sender *sender, const struct row_entry *entry)
+{
+    char memory[ROW_CUSTOMER_BYTES_MAX + ROW_METER_BYTES_MAX + 2];
+    struct builder lane;
+    const char *customer = sender_customer(sender, entry);
+    builder_init(&lane, memory, sizeof memory);
+    builder_format(&lane, "%s\n%s", customer != NULL ? customer : "", row_event_name(&entry->row));
+    return delivery_add(sender->delivery, entry->row.id, builder_text(&lane), entry->first_sent);
+}
+
+/* Rows that the delivery does not know, as long as it has room. No lane that was full has run dry before it has
+ * forgotten as many rows as a lane has: until half of that it is not worth looking at the states again. */
 static void feed(struct sender *sender)
 {
+    uint64_t forgotten = delivery_forgotten(sender->delivery) - sender->forgotten_known;
     if (row_states_shifts(sender->states) != sender->shifts_known)
-        sender->next_place = 0;
+        look_from(sender, 0);
+    else if (sender->skipped_place != SIZE_MAX && forgotten >= DELIVERY_LANE_ROWS_MAX / 2)
+        look_from(sender, sender->skipped_place);
     sender->shifts_known = row_states_shifts(sender->states);
     for (; sender->next_place < row_states_count(sender->states); sender->next_place++) {
         const struct row_entry *entry = row_states_at(sender->states, sender->next_place);
-        char memory[ROW_CUSTOMER_BYTES_MAX + ROW_METER_BYTES_MAX + 2];
-        struct builder lane;
-        if (!sender_row_is_open(entry))
+        if (!sender_row_is_open(entry) || feed_row(sender, entry))
             continue;
-        const char *customer = sender_customer(sender, entry);
-        builder_init(&lane, memory, sizeof memory);
-        builder_format(&lane, "%s\n%s", customer != NULL ? customer : "", row_event_name(&entry->row));
-        if (!delivery_add(sender->delivery, entry->row.id, builder_text(&lane), entry->first_sent))
+        if (delivery_count(sender->delivery) == DELIVERY_ROWS_MAX)
             return;
+        if (sender->skipped_place == SIZE_MAX)
+            sender->skipped_place = sender->next_place;
     }
 }
 
@@ -320,6 +340,7 @@ struct sender *sender_create(const struct sender_options *options)
     sender->turn_end = (struct loop_turn_end){.run = on_turn_end, .owner = sender};
     sender->moves_known = row_states_moves(options->states);
     sender->idle_because = "it has not begun";
+    sender->skipped_place = SIZE_MAX;
     sender->log_from = INT64_MIN;
     for (size_t i = 0; i < DELIVERY_IN_FLIGHT_MAX; i++)
         sender->flights[i].sender = sender;

@@ -46,8 +46,10 @@ struct sender {
     const struct policy *policy;            /* held; NULL before the first turn */
     const struct provider_policy *provider; /* in it; NULL = nothing goes */
     struct flight flights[DELIVERY_IN_FLIGHT_MAX];
-    size_t next_place;    /* of the first state that the delivery has not seen */
-    uint64_t moves_known; /* of the states: more were made by a person */
+    size_t next_place;        /* of the first state that the delivery has not seen; */
+    size_t skipped_place;     /* but the first of these, whose lane was full; SIZE_MAX = none, */
+    uint64_t forgotten_known; /* when the delivery had forgotten so many rows */
+    uint64_t moves_known;     /* of the states: more were made by a person */
     uint64_t shifts_known;
     struct loop_timer timer;
     struct loop_turn_end turn_end;

@@ -216,6 +216,85 @@ static void test_an_unclear_row_goes_before_its_lane(void **state)
     delivery_destroy(&delivery);
 }
 
+static bool add_numbered(struct delivery *delivery, int number, struct text lane, wall_ms sent)
+{
+    char id[16];
+    snprintf(id, sizeof id, "r%d", number);
+    return delivery_add(delivery, id, lane, sent);
+}
+
+/* As many rows of a lane as there may be, and others still find room. */
+static void test_a_stuck_lane_leaves_room(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    int number = 0;
+    while (add_numbered(delivery, number, TEXT("a"), 0))
+        number++;
+    assert_int_equal(number, DELIVERY_LANE_ROWS_MAX);
+    assert_true(add_numbered(delivery, 0, TEXT("a"), 0)); /* known */
+    assert_false(add_numbered(delivery, number, TEXT("a"), 0));
+    while (add_numbered(delivery, number, TEXT("a"), BEGIN))
+        number++;
+    assert_int_equal(number, 2 * DELIVERY_LANE_ROWS_MAX);
+    assert_true(add_numbered(delivery, number, TEXT("b"), 0));
+    char unclear[16];
+    snprintf(unclear, sizeof unclear, "r%d", DELIVERY_LANE_ROWS_MAX);
+    assert_next(delivery, at(0), DELIVERY_SEND, unclear); /* the first of those that may have arrived */
+    snprintf(unclear, sizeof unclear, "r%d", number);
+    assert_next(delivery, at(1), DELIVERY_SEND, unclear);
+    assert_int_equal(delivery_forgotten(delivery), 0);
+    for (int i = 0; i <= DELIVERY_LANE_ROWS_MAX; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "r%d", i);
+        delivery_drop(delivery, id);
+    }
+    assert_int_equal(delivery_forgotten(delivery), DELIVERY_LANE_ROWS_MAX + 1);
+    assert_true(add_numbered(delivery, 0, TEXT("a"), 0));
+    delivery_destroy(&delivery);
+}
+
+/* Rows come and go in any order, in a few lanes and in many: each is found, and the oldest that may go goes. */
+static void test_rows_come_and_go(void **state)
+{
+    (void) state;
+    enum { NAMES = 2 * DELIVERY_ROWS_MAX, LANE_NAMES = 20 };
+    static int added[NAMES]; /* in which round; 0 = it is not there */
+    struct delivery *delivery = create(PROVIDER_FILE);
+    size_t count = 0, refused = 0, lanes[LANE_NAMES] = {0};
+    memset(added, 0, sizeof added);
+    for (int round = 1; round <= 100000; round++) {
+        size_t number = unit_random_below(NAMES), lane_number = number % LANE_NAMES;
+        char id[16], lane[16];
+        snprintf(id, sizeof id, "r%zu", number);
+        snprintf(lane, sizeof lane, "lane%zu", lane_number);
+        bool is_there = added[number] != 0;
+        if (unit_random_below(3) == 0) {
+            delivery_drop(delivery, id);
+            count -= is_there;
+            lanes[lane_number] -= is_there;
+            added[number] = 0;
+        } else {
+            bool fits = count < DELIVERY_ROWS_MAX && lanes[lane_number] < DELIVERY_LANE_ROWS_MAX;
+            assert_int_equal(delivery_add(delivery, id, text_of(lane), 0), is_there || fits);
+            refused += !is_there && !fits;
+            count += !is_there && fits;
+            lanes[lane_number] += !is_there && fits;
+            added[number] = !is_there && fits ? round : added[number];
+        }
+        assert_int_equal(delivery_count(delivery), count);
+    }
+    assert_true(refused > 0);
+    for (int last = 0; count > 0; count--) {
+        struct delivery_turn turn = assert_next(delivery, at(0), DELIVERY_SEND, NULL);
+        assert_true(added[atoi(turn.id + 1)] > last);
+        last = added[atoi(turn.id + 1)];
+        tell(delivery, turn.id, VERDICT_ACKED, 0, at(0));
+    }
+    assert_int_equal(delivery_count(delivery), 0);
+    delivery_destroy(&delivery);
+}
+
 /* What one clock does not see, the other does. */
 static void test_a_row_is_as_old_as_the_later_clock_says(void **state)
 {
@@ -483,6 +562,8 @@ int main(void)
         cmocka_unit_test(test_what_is_old_is_asked_for_first),
         cmocka_unit_test(test_an_answer_to_a_question_is_an_answer),
         cmocka_unit_test(test_an_unclear_row_goes_before_its_lane),
+        cmocka_unit_test(test_a_stuck_lane_leaves_room),
+        cmocka_unit_test(test_rows_come_and_go),
         cmocka_unit_test(test_a_row_is_as_old_as_the_later_clock_says),
         cmocka_unit_test(test_nothing_is_lost_or_taken_twice),
     };

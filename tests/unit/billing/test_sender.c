@@ -15,6 +15,16 @@ static off_t file_length(void)
     return status.st_size;
 }
 
+static bool is_over(const struct room *room)
+{
+    for (size_t i = 0; i < row_states_count(room->states); i++) {
+        enum row_state at = row_states_at(room->states, i)->state;
+        if (at == ROW_PENDING || at == ROW_SENT)
+            return false;
+    }
+    return true;
+}
+
 static void test_a_row_goes_and_is_acknowledged(void **state)
 {
     struct room *room = *state;
@@ -284,17 +294,33 @@ static void test_a_full_disk_forgets_no_row(void **state)
     run_until(room, &row, ROW_ACKED);
 }
 
+/* A lane with more rows than are known of one, that does not move. */
+static void test_a_stuck_lane_does_not_stand_in_the_way(void **state)
+{
+    struct room *room = *state;
+    SCRIPT(room, TAKE_AND_HANG);
+    for (unsigned i = 0; i < DELIVERY_ROWS_MAX + 1; i++)
+        add_row(room, i, "acme", "tokens_out");
+    run_until_calls(room, 1);
+    struct row other = add_row(room, DELIVERY_ROWS_MAX + 1, "beta", "tokens_out");
+    run_until(room, &other, ROW_ACKED);
+    assert_int_equal(calls_of(room), 2);
+}
+
 /* More rows than are known at a time; none of them may go, so that none is called for. */
 static void test_all_rows_get_their_turn(void **state)
 {
     struct room *room = *state;
     enum { ROWS = DELIVERY_ROWS_MAX + 50 };
     int errors = dup(STDERR_FILENO), nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    struct row row;
     assert_true(dup2(nowhere, STDERR_FILENO) >= 0); /* each is an error for a person */
-    for (unsigned i = 0; i < ROWS; i++)
-        row = add_row(room, i, "none", "tokens_out");
-    run_until(room, &row, ROW_HELD);
+    for (unsigned i = 0; i < ROWS; i++) { /* in as many lanes as fill all places, and some rows of one that is full */
+        char meter[32];
+        snprintf(meter, sizeof meter, "m%u", i < DELIVERY_LANE_ROWS_MAX + 20 ? 0 : i % 64);
+        add_row(room, i, "none", meter);
+    }
+    for (mono_ms end = real_mono_ms() + WAIT_MS; !is_over(room); turn(room))
+        assert_true(real_mono_ms() < end);
     assert_true(dup2(errors, STDERR_FILENO) >= 0);
     close(errors);
     close(nowhere);
@@ -321,16 +347,6 @@ static void test_nothing_goes_without_the_provider(void **state)
 }
 
 enum { LIFE_ROWS = 40, AWAY_MAX = 30 }; /* days: no row becomes too old */
-
-static bool is_over(const struct room *room)
-{
-    for (size_t i = 0; i < row_states_count(room->states); i++) {
-        enum row_state at = row_states_at(room->states, i)->state;
-        if (at == ROW_PENDING || at == ROW_SENT)
-            return false;
-    }
-    return true;
-}
 
 /* The process dies, and is @away for a day at times. What it had sent arrives before that, or never. */
 static void crash(struct room *room, bool is_away)
@@ -395,6 +411,7 @@ int main(void)
         TEST(test_a_person_may_change_a_row_in_flight),
         TEST(test_a_full_disk_delivers_once),
         TEST(test_a_full_disk_forgets_no_row),
+        TEST(test_a_stuck_lane_does_not_stand_in_the_way),
         TEST(test_all_rows_get_their_turn),
         TEST(test_nothing_goes_without_the_provider),
         TEST(test_a_life_with_crashes_delivers_each_row_once),
