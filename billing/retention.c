@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
+
 /* ---- segments ---- */
 
 static void lower(uint64_t *lowest, uint64_t epoch)
@@ -58,7 +60,10 @@ static bool may_go(const struct retention *retention, const struct harvest *harv
 {
     uint64_t last_seal = 0;
     uint64_t shipped = store_shipped(retention->store, harvest_writer_id(harvest));
-    if (retention->now - segment->last_when < JOURNAL_KEPT_MS || shipped < segment->last_sequence)
+    int64_t age_ms = retention->now - segment->last_when;
+    /* From so far ahead that the clock was wrong, then or now: that says nothing of its age. */
+    bool is_young = age_ms < JOURNAL_KEPT_MS && age_ms > -JOURNAL_KEPT_MS;
+    if (is_young || shipped < segment->last_sequence)
         return false;
     if (segment->open_count > 0 && !harvest_is_finished(harvest))
         return false;
@@ -111,7 +116,8 @@ bool retention_of_segments(const struct retention *retention)
 /* Epochs with a row that no provider has, sorted. */
 struct undelivered {
     const struct retention *retention;
-    wall_ms kept; /* what ended from then on may have a ledger file */
+    wall_ms kept;     /* what ended from then on may have a ledger file */
+    wall_ms gone_end; /* the last that went ended then */
     struct ledger_name *names;
     size_t count, capacity;
 };
@@ -157,12 +163,47 @@ static bool ledger_file_may_go(void *owner, const struct ledger_head *head)
     }
     if (!may && head->ended < undelivered->kept)
         undelivered->kept = head->ended;
+    if (may && head->ended > undelivered->gone_end)
+        undelivered->gone_end = head->ended;
     return may;
+}
+
+/* When the last epoch ended that no journal has any more; 0 = there is none. One that a journal has may be of a clock
+ * that is ahead now. */
+static wall_ms last_end(const struct retention *retention)
+{
+    struct ledger_name *names;
+    struct ledger_head head;
+    size_t count;
+    wall_ms last = 0;
+    if (!ledger_list(retention->ledger_directory, &names, &count))
+        return 0;
+    for (size_t i = 0; i < count; i++) {
+        bool is_last = i + 1 == count || strcmp(names[i].writer, names[i + 1].writer) != 0 ||
+                       writers_may_hold(retention->writers, &names[i + 1]);
+        if (is_last && !writers_may_hold(retention->writers, &names[i]) &&
+            ledger_read(retention->ledger_directory, &names[i], &head, NULL) && head.ended > last)
+            last = head.ended;
+    }
+    free(names);
+    return last;
+}
+
+static void expire(struct undelivered *undelivered)
+{
+    char until[CLOCK_TEXT_BYTES];
+    size_t gone =
+        ledger_expire(undelivered->retention->ledger_directory, undelivered->kept, ledger_file_may_go, undelivered);
+    if (gone > 0)
+        log_event(LOG_INFO, "ledger",
+                  "%zu ledger files are older than billing.retention and were removed; the last epoch in them ended %s",
+                  gone, clock_text(undelivered->gone_end, until));
 }
 
 void retention_of_ledger(const struct retention *retention, int64_t retention_ms)
 {
-    struct undelivered undelivered = {.retention = retention, .kept = retention->now - retention_ms};
+    wall_ms last = last_end(retention), now = last < retention->now ? last : retention->now;
+    struct undelivered undelivered = {.retention = retention, .kept = now - retention_ms};
     bool good = true;
     for (size_t i = 0; i < retention->outbox_count && good; i++) {
         if (retention->outboxes[i] != NULL)
@@ -171,8 +212,7 @@ void retention_of_ledger(const struct retention *retention, int64_t retention_ms
     if (undelivered.count > 0)
         qsort(undelivered.names, undelivered.count, sizeof *undelivered.names, ledger_name_compare);
     if (good)
-        (void) ledger_expire(retention->ledger_directory, retention->now - retention_ms, ledger_file_may_go,
-                             &undelivered);
+        expire(&undelivered);
     for (size_t i = 0; i < retention->outbox_count && good; i++) {
         if (retention->outboxes[i] != NULL)
             row_states_expire(outbox_states(retention->outboxes[i]), undelivered.kept);

@@ -20,12 +20,15 @@ struct retention {
     wall_ms now;
 };
 
-/* Segments, the oldest first: each goes when its last record is older than JOURNAL_KEPT_MS, each epoch in it is sealed,
+/* Segments, the oldest first: each goes when its last record is older than JOURNAL_KEPT_MS (or further ahead than that:
+ * then its time is not known, and it goes at once), each epoch in it is sealed,
  * in the ledger and in Redis, no provider's row of it is pending or sent, and no OPEN in it lacks its CLOSE. A finished
  * writer whose segments are gone goes as well. False with errno: a file cannot be removed. */
 bool retention_of_segments(const struct retention *retention);
-/* Ledger files of epochs that ended more than @retention_ms ago: not while a row of it is not delivered, nor while its
- * journal is there. What is known of delivered rows goes with them. */
+/* Ledger files of epochs that ended more than @retention_ms before now; or before the end of the last epoch that no
+ * journal has any more, when that is earlier: a clock that is ahead makes nothing old, also not by what is recorded
+ * under it. Not while a row of it is not delivered, nor while its journal is there. What is known of delivered rows
+ * goes with them. Logs what went. */
 void retention_of_ledger(const struct retention *retention, int64_t retention_ms);
 
 #endif

@@ -215,8 +215,21 @@ static void what_is_young_stays(void **state)
     harvest_all();
     bill_all();
     assert_int_equal(segments_after(began + JOURNAL_KEPT_MS), count);
+    assert_int_equal(segments_after(began + REQUESTS * APART_MS - JOURNAL_KEPT_MS), count); /* the clock went back */
     size_t left = segments_after(began + JOURNAL_KEPT_MS + REQUESTS * APART_MS / 2);
     assert_true(left < count && left > 1);
+}
+
+static void a_clock_that_was_ahead_keeps_nothing(void **state)
+{
+    (void) state;
+    began += 3 * 24 * (wall_ms) ROOM_HOUR_MS;
+    write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
 }
 
 /* A request so long that a segment has no CLOSE at all. */
@@ -333,6 +346,56 @@ static void an_open_request_keeps_its_segment(void **state)
 
 /* ---- ledger files ---- */
 
+/* Somebody else has an epoch that ended then. */
+static void write_other(wall_ms ended)
+{
+    struct ledger_head head = {
+        .name = {.writer = "ffffffffffffffffffffffffffffffff", .epoch = 7}, .began = ended, .ended = ended};
+    struct cells *cells = cells_create();
+    assert_true(cells != NULL && ledger_write(ledger_directory, &head, cells));
+    cells_destroy(&cells);
+}
+
+static void a_clock_that_is_ahead_makes_nothing_old(void **state)
+{
+    (void) state;
+    write_requests();
+    redis_room_start(&room.redis);
+    journal_destroy(&room.journals[0].journal);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    assert_int_equal(segments_after(clock_wall_ms()), 0);
+    size_t count = count_ledger();
+    wall_ms ahead = clock_wall_ms() + 400 * 24 * (wall_ms) ROOM_HOUR_MS;
+    assert_int_equal(ledger_after(ahead), count);
+    /* Nor with usage of that time, as long as its journal is there. */
+    biller_room_begin_sized(&room, 0, SEGMENT_BYTES);
+    biller_room_requests(&room, 0, 40, ahead, APART_MS);
+    wait_for_redis();
+    harvest_all();
+    assert_true(count_ledger() > count);
+    count = count_ledger();
+    assert_int_equal(ledger_after(ahead + 10000), count);
+    write_other(began + REQUESTS * APART_MS / 2 + ROOM_HOUR_MS); /* by that, one half is old */
+    assert_in_range(ledger_after(ahead), count / 3, 2 * count / 3);
+}
+
+static void a_writer_that_goes_on_keeps_no_old_files(void **state)
+{
+    (void) state;
+    write_requests();
+    redis_room_start(&room.redis);
+    wait_for_redis();
+    harvest_all();
+    bill_all();
+    size_t count = count_ledger();
+    assert_int_equal(segments_after(clock_wall_ms()), 1);
+    struct retention retention = retention_at(clock_wall_ms());
+    retention_of_ledger(&retention, REQUESTS * APART_MS / 2);
+    assert_in_range(count_ledger(), count / 2, count - 5);
+}
+
 static void ledger_files_outlive_their_journal(void **state)
 {
     (void) state;
@@ -345,10 +408,12 @@ static void ledger_files_outlive_their_journal(void **state)
     assert_true(biller_room_has_all(&room));
     size_t count = count_ledger();
     assert_true(count > 10);
-    assert_int_equal(ledger_after(clock_wall_ms()), count);
+    write_other(clock_wall_ms() + ROOM_HOUR_MS); /* ahead, which is nothing to the others */
+    assert_int_equal(ledger_after(clock_wall_ms()), count + 1);
     assert_int_equal(segments_after(clock_wall_ms()), 0);
-    assert_int_equal(ledger_after(began), count);
-    assert_int_equal(ledger_after(clock_wall_ms()), 0);
+    assert_int_equal(ledger_after(began), count + 1);
+    assert_int_equal(ledger_after(began + ROOM_HOUR_MS - 1), count + 1);
+    assert_int_equal(ledger_after(clock_wall_ms()), 1);
     end();
     begin();
     bill_all();
@@ -376,7 +441,8 @@ static void ledger_files_wait_for_a_held_row(void **state)
             assert_true(row_states_move(states, entry->row.id, ROW_ACKED, 1, ""));
     }
     assert_int_equal(segments_after(clock_wall_ms()), 0);
-    assert_int_equal(ledger_after(clock_wall_ms()), 1);
+    write_other(clock_wall_ms());
+    assert_int_equal(ledger_after(clock_wall_ms()), 2);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -386,12 +452,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(what_everybody_has_goes_but_for_the_last),
         TEST(what_is_young_stays),
+        TEST(a_clock_that_was_ahead_keeps_nothing),
         TEST(what_redis_has_not_stays),
         TEST(an_epoch_that_is_not_whole_stays),
         TEST(what_is_not_in_the_ledger_stays),
         TEST(what_has_no_rows_yet_stays),
         TEST(what_a_provider_has_not_stays),
         TEST(an_open_request_keeps_its_segment),
+        TEST(a_clock_that_is_ahead_makes_nothing_old),
+        TEST(a_writer_that_goes_on_keeps_no_old_files),
         TEST(ledger_files_outlive_their_journal),
         TEST(ledger_files_wait_for_a_held_row),
     };
