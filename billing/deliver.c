@@ -345,6 +345,13 @@ void delivery_told(struct delivery *delivery, const char *id, const struct provi
     forget(delivery, row);
 }
 
+void delivery_wait(struct delivery *delivery, const char *id, int64_t after_ms, struct delivery_now now)
+{
+    struct waiting_row *row = land(delivery, id);
+    forget_try(row);
+    row->not_before = now.mono + after_ms;
+}
+
 void delivery_reconciled(struct delivery *delivery, const char *id, enum delivery_found found, struct delivery_now now)
 {
     struct waiting_row *row = find(delivery, id);

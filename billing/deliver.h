@@ -63,6 +63,9 @@ struct delivery_turn delivery_next(struct delivery *delivery, struct delivery_no
 void delivery_told(struct delivery *delivery, const char *id, const struct provider_outcome *outcome,
                    struct delivery_now now);
 
+/* The row was not called, and is for later: a matter of its own, which says nothing of the others. */
+void delivery_wait(struct delivery *delivery, const char *id, int64_t after_ms, struct delivery_now now);
+
 enum delivery_found {
     FOUND_TAKEN,     /* it is there: the row ends here */
     FOUND_NOT_TAKEN, /* it is not: it may be sent */

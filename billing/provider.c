@@ -13,10 +13,12 @@ const struct provider_capabilities *provider_capabilities(enum provider_kind kin
         /* The file's name is its identifier: written again, it is the same file. */
         [PROVIDER_FILE] = {.dedup_window_ms = PROVIDER_FOREVER,
                            .backdate_ms = PROVIDER_FOREVER,
+                           .future_ms = PROVIDER_FOREVER,
                            .quantity_max = INT64_MAX},
-        /* A value has 15 digits at most; 1,000 calls a second; 35 days back. */
+        /* A value has 15 digits at most; 1,000 calls a second; 35 days back, 5 minutes ahead. */
         [PROVIDER_STRIPE] = {.dedup_window_ms = DAY_MS,
                              .backdate_ms = 35 * (int64_t) DAY_MS,
+                             .future_ms = 5 * 60 * SECOND_MS,
                              .quantity_max = INT64_C(999999999999999),
                              .call_gap_ms = 1,
                              .needs_customer = true,
@@ -59,6 +61,12 @@ bool provider_holds(const struct row *row, const char *customer, wall_ms now, ch
                        can->backdate_ms / DAY_MS);
     builder_string(&reason);
     return reason.length > 0;
+}
+
+int64_t provider_early_ms(const struct row *row, wall_ms now)
+{
+    int64_t future_ms = provider_capabilities(row->name.provider)->future_ms;
+    return future_ms == PROVIDER_FOREVER || row->ended - future_ms <= now ? 0 : row->ended - future_ms - now;
 }
 
 int64_t provider_retry_after_ms(struct text value)

@@ -15,6 +15,7 @@
 struct provider_capabilities {
     int64_t dedup_window_ms; /* how long it surely knows an identifier that it took; PROVIDER_FOREVER */
     int64_t backdate_ms;     /* a row that ended longer ago is refused; PROVIDER_FOREVER */
+    int64_t future_ms;       /* so is one that ends so much later; PROVIDER_FOREVER */
     int64_t quantity_max;    /* of one row */
     int64_t call_gap_ms;     /* between the beginnings of two calls */
     bool needs_customer;
@@ -30,6 +31,9 @@ const char *provider_customer(const struct policy *policy, const char *tenant);
 /* Whether @row cannot be sent before a person has done something; @ret_reason says what. @customer as above. */
 bool provider_holds(const struct row *row, const char *customer, wall_ms now,
                     char ret_reason[ROW_REASON_BYTES_MAX + 1]);
+
+/* How long until the provider takes @row, which may have ended ahead of a clock that was set back; 0 = it does now. */
+int64_t provider_early_ms(const struct row *row, wall_ms now);
 
 /* ---- one HTTP call for one row: Stripe's meter events, v1 ---- */
 

@@ -12,6 +12,7 @@
 enum {
     TIMEOUT_MS = 30 * 1000,
     CONNECT_TIMEOUT_MS = 10 * 1000,
+    EARLY_MS = 60 * 1000,             /* a row that waits for the clock is looked at again: it may be set */
     AHEAD_MS = DELIVERY_IN_FLIGHT_MAX /* calls that would begin so soon leave at once, with one sync */
 };
 
@@ -152,12 +153,25 @@ static bool make_call(struct sender *sender, struct flight *flight, const struct
     return false;
 }
 
+/* True when the provider would refuse it because it ended ahead of the time: it waits. */
+static bool is_early(struct sender *sender, const struct row_entry *entry)
+{
+    int64_t early_ms = provider_early_ms(&entry->row, clock_wall_ms());
+    if (early_ms == 0)
+        return false;
+    sender_set_trouble(sender, "%s", "rows wait for the clock: they ended ahead of it, before it was set back");
+    delivery_wait(sender->delivery, entry->row.id, early_ms < EARLY_MS ? early_ms : EARLY_MS, sender_now());
+    return true;
+}
+
 /* Mark a row as sent. */
 static void prepare_call(struct sender *sender, struct flight *flight, const struct delivery_turn *turn)
 {
     const struct provider_outcome later = {.verdict = VERDICT_LATER};
     const struct row_entry *entry = row_states_find(sender->states, turn->id);
     if (!make_call(sender, flight, entry, turn->generation))
+        return;
+    if (is_early(sender, entry))
         return;
     if (sender_lane_is_busy(sender, entry, flight->customer)) {
         delivery_told(sender->delivery, turn->id, &later, sender_now());

@@ -43,8 +43,8 @@ bool stripe_encode(const struct provider_policy *provider, const struct provider
 /* ---- back ---- */
 
 struct stripe_error {
-    json_t *answer;                    /* keeps the texts */
-    const char *type, *code, *message; /* "" when they are not there */
+    json_t *answer;                            /* keeps the texts */
+    const char *type, *code, *param, *message; /* "" when they are not there */
 };
 
 static const char *member(json_t *error, const char *name)
@@ -57,7 +57,8 @@ static struct stripe_error read_error(struct text body)
 {
     json_t *answer = body.length == 0 ? NULL : json_loadb(body.at, body.length, 0, NULL);
     json_t *error = json_object_get(answer, "error");
-    return (struct stripe_error){answer, member(error, "type"), member(error, "code"), member(error, "message")};
+    return (struct stripe_error){answer, member(error, "type"), member(error, "code"), member(error, "param"),
+                                 member(error, "message")};
 }
 
 /* The one place that knows how Stripe says so: only the message does, quoted from production. */
@@ -67,11 +68,20 @@ static bool is_duplicate(const struct stripe_error *error, const char *identifie
            strstr(error->message, identifier) != NULL;
 }
 
+/* As the reports of wrong events call it, or as the message of a refused one says. */
+static bool is_in_future(const struct stripe_error *error)
+{
+    return strcmp(error->code, "timestamp_in_future") == 0 ||
+           (strcmp(error->param, "timestamp") == 0 && strstr(error->message, "in the future") != NULL);
+}
+
 /* A 400 or 409. */
 static enum provider_verdict classify_error(int status, const struct stripe_error *error, const char *identifier)
 {
     if (is_duplicate(error, identifier))
         return VERDICT_DUPLICATE;
+    if (is_in_future(error))
+        return VERDICT_LATER;
     bool is_in_use = strcmp(error->code, "idempotency_key_in_use") == 0;
     bool is_misuse = strcmp(error->type, "idempotency_error") == 0;
     return status == 409 && (is_in_use || !is_misuse) ? VERDICT_RETRY : VERDICT_REJECTED;
@@ -118,6 +128,9 @@ static void put_reason(struct provider_outcome *outcome, const struct provider_a
         builder_format(&reason, "%d", answer->status);
     if (is_key)
         builder_add_string(&reason, ": the API key is not accepted");
+    else if (is_in_future(error))
+        builder_add_string(&reason, ": the clock of this machine is more than 5 minutes ahead: set it right, or usage "
+                                    "is told that much later");
     else if (error->message[0] != '\0')
         builder_format(&reason, ": %.*s", ROW_REASON_BYTES_MAX - 8, error->message);
     builder_string(&reason);

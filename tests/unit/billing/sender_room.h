@@ -55,6 +55,7 @@ enum fate {
     REFUSE, /* 400 */
     WRONG_KEY,
     TOO_MANY, /* 429 */
+    TOO_EARLY,
     FATE_COUNT
 };
 
@@ -201,6 +202,9 @@ static inline void answer_fate(struct provider *provider, enum fate fate, const 
     } else if (fate == TOO_MANY) {
         answer->status = 429;
         answer->header = "Retry-After: 120";
+    } else if (fate == TOO_EARLY) {
+        answer->status = 400;
+        answer->body = "{\"error\":{\"param\":\"timestamp\",\"message\":\"5 minutes in the future\"}}";
     } else if (!is_new) {
         answer->status = 400;
         answer->body = body(provider,

@@ -85,6 +85,25 @@ static void test_what_failed_waits_longer_each_time(void **state)
     delivery_destroy(&delivery);
 }
 
+/* One row's own matter: nobody else waits. */
+static void test_a_row_may_wait_alone(void **state)
+{
+    (void) state;
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), 0));
+    assert_true(delivery_add(delivery, "a2", TEXT("a"), 0));
+    assert_true(delivery_add(delivery, "b1", TEXT("b"), 0));
+    assert_next(delivery, at(0), DELIVERY_SEND, "a1");
+    delivery_wait(delivery, "a1", HOUR, at(0));
+    assert_next(delivery, at(1), DELIVERY_SEND, "a2");
+    assert_next(delivery, at(2), DELIVERY_SEND, "b1");
+    tell(delivery, "a2", VERDICT_ACKED, 0, at(2));
+    tell(delivery, "b1", VERDICT_ACKED, 0, at(2));
+    assert_int_equal(assert_next(delivery, at(3), DELIVERY_WAIT, NULL).wait_ms, HOUR - 3);
+    assert_next(delivery, at(48 * HOUR), DELIVERY_SEND, "a1"); /* it was never tried */
+    delivery_destroy(&delivery);
+}
+
 /* Sixteen calls under way when a provider goes away are one failure, not sixteen. */
 static void test_what_fails_together_failed_once(void **state)
 {
@@ -557,6 +576,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_call_a_lane),
         cmocka_unit_test(test_what_failed_waits_longer_each_time),
+        cmocka_unit_test(test_a_row_may_wait_alone),
         cmocka_unit_test(test_what_fails_together_failed_once),
         cmocka_unit_test(test_nothing_goes_while_the_key_is_wrong),
         cmocka_unit_test(test_what_is_old_is_asked_for_first),

@@ -140,6 +140,40 @@ static void test_too_many_waits_as_long_as_it_was_told(void **state)
     assert_int_equal(calls_of(room), 2);
 }
 
+/* The provider says that this machine's clock is ahead. */
+static void test_a_clock_that_is_ahead_loses_no_row(void **state)
+{
+    struct room *room = *state;
+    SCRIPT(room, TOO_EARLY);
+    struct row row = add_row(room, 1, "acme", "tokens_out");
+    run_until_calls(room, 1);
+    run_a_while(room);
+    assert_int_equal(entry_of(room, &row)->state, ROW_PENDING);
+    assert_non_null(strstr(sender_trouble(room->sender), "clock of this machine is more than 5 minutes ahead"));
+    clock_shift_ms += 10000;
+    run_until(room, &row, ROW_ACKED);
+    assert_string_equal(room->provider.events[0].identifier, row.id);
+}
+
+/* It was set back: what ended by the old time waits for the new one, and nothing else does. */
+static void test_what_ended_ahead_of_the_clock_waits(void **state)
+{
+    struct room *room = *state;
+    struct row early = make_row(1, "acme", "tokens_out", clock_wall_ms() + 7 * 60 * 1000);
+    assert_true(row_states_add(room->states, &early, ROW_PENDING, clock_wall_ms(), ""));
+    run_a_while(room);
+    assert_non_null(strstr(sender_trouble(room->sender), "wait for the clock"));
+    struct row row = add_row(room, 2, "acme", "tokens_out");
+    run_until(room, &row, ROW_ACKED);
+    clock_shift_ms += 61 * 1000;
+    run_a_while(room);
+    assert_int_equal(calls_of(room), 1);
+    assert_int_equal(entry_of(room, &early)->state, ROW_PENDING);
+    assert_true(entry_of(room, &early)->first_sent == 0);
+    clock_shift_ms += 61 * 1000;
+    run_until(room, &early, ROW_ACKED);
+}
+
 static void test_a_stored_failure_gets_another_key(void **state)
 {
     struct room *room = *state;
@@ -403,6 +437,8 @@ int main(void)
         TEST(test_refused_after_a_try_without_answer_is_for_a_person),
         TEST(test_a_wrong_key_holds_all_back_but_a_probe),
         TEST(test_too_many_waits_as_long_as_it_was_told),
+        TEST(test_a_clock_that_is_ahead_loses_no_row),
+        TEST(test_what_ended_ahead_of_the_clock_waits),
         TEST(test_a_stored_failure_gets_another_key),
         TEST(test_a_restart_does_not_meet_a_stored_failure),
         TEST(test_nobody_there_is_no_try),

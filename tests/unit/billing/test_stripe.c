@@ -44,6 +44,10 @@ static void test_the_wire_form(void **state)
 
 #define DUPLICATE_OF(id)                                                                                               \
     "{\"error\":{\"type\":\"invalid_request_error\",\"message\":\"An event already exists with identifier " id ".\"}}"
+#define ERROR_OF(param, message)                                                                                       \
+    "{\"error\":{\"type\":\"invalid_request_error\",\"param\":\"" param "\",\"message\":\"" message "\"}}"
+#define CLOCK_IS_AHEAD                                                                                                 \
+    "400: the clock of this machine is more than 5 minutes ahead: set it right, or usage is told that much later"
 #define ERROR(type, code) "{\"error\":{\"type\":\"" type "\",\"code\":\"" code "\",\"message\":\"because\"}}"
 
 static void test_each_answer_has_its_meaning(void **state)
@@ -63,6 +67,11 @@ static void test_each_answer_has_its_meaning(void **state)
          "400: An event already exists with identifier somebody-elses."},
         {400, false, ERROR("invalid_request_error", "no_meter"), VERDICT_REJECTED, "400: because"},
         {400, false, ERROR("idempotency_error", ""), VERDICT_REJECTED, "400: because"},
+        {400, false, ERROR("invalid_request_error", "timestamp_in_future"), VERDICT_LATER, CLOCK_IS_AHEAD},
+        {400, false, ERROR_OF("timestamp", "The event timestamp cannot be more than 5 minutes in the future."),
+         VERDICT_LATER, CLOCK_IS_AHEAD},
+        {400, false, ERROR_OF("payload", "not in the future"), VERDICT_REJECTED, "400: not in the future"},
+        {400, false, ERROR_OF("timestamp", "too long ago"), VERDICT_REJECTED, "400: too long ago"},
         {400, false, "<html>", VERDICT_REJECTED, "400"},
         {400, false, "[1]", VERDICT_REJECTED, "400"},
         {401, false, ERROR("invalid_request_error", ""), VERDICT_HOLD_ALL, "401: the API key is not accepted"},
@@ -126,6 +135,19 @@ static void test_what_waits_for_a_person(void **state)
     assert_held(&row, NULL, row.ended + 1000 * days, NULL);
 }
 
+static void test_what_ended_ahead_of_the_time_waits_for_it(void **state)
+{
+    (void) state;
+    struct row row = ROW;
+    const int64_t minute = 60 * 1000;
+    assert_int_equal(provider_early_ms(&row, row.ended + 1), 0);
+    assert_int_equal(provider_early_ms(&row, row.ended - 5 * minute), 0);
+    assert_int_equal(provider_early_ms(&row, row.ended - 5 * minute - 1), 1);
+    assert_int_equal(provider_early_ms(&row, row.ended - 15 * minute), 10 * minute);
+    row.name.provider = PROVIDER_FILE;
+    assert_int_equal(provider_early_ms(&row, row.ended - 15 * minute), 0);
+}
+
 static void test_customers_are_looked_up(void **state)
 {
     (void) state;
@@ -144,6 +166,7 @@ int main(void)
         cmocka_unit_test(test_each_answer_has_its_meaning),
         cmocka_unit_test(test_retry_after),
         cmocka_unit_test(test_what_waits_for_a_person),
+        cmocka_unit_test(test_what_ended_ahead_of_the_time_waits_for_it),
         cmocka_unit_test(test_customers_are_looked_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
