@@ -33,7 +33,8 @@ struct outbox {
     struct source *sources;
     bool is_active;
     wall_ms since;
-    bool must_finish; /* some rows of an epoch may be there, and not all */
+    wall_ms doubt_until; /* rows of epochs that ended before may have been made by states that are lost; 0 = none */
+    bool must_finish;    /* some rows of an epoch may be there, and not all */
     struct back_off back_off;
     char trouble[OUTBOX_TROUBLE_BYTES];
 };
@@ -81,6 +82,24 @@ static bool are_states_gone(const struct outbox_options *options)
     return outbox_since(options->billing_directory, options->provider, &since) || errno != ENOENT;
 }
 
+/* From a backup, for all that is known: what is pending may have been sent since then. False with errno. */
+static bool doubt_old_states(struct outbox *outbox)
+{
+    struct row_states *states = outbox->states;
+    wall_ms now = clock_wall_ms();
+    bool good = true, forgets = provider_capabilities(outbox->provider)->dedup_window_ms != PROVIDER_FOREVER;
+    if (!forgets || now - row_states_alive(states) <= OUTBOX_STALE_MS)
+        return true;
+    outbox->doubt_until = now;
+    for (size_t place = row_states_next_undelivered(states, ROW_STATES_BEGIN); good && place != ROW_STATES_END;
+         place = row_states_next_undelivered(states, place)) {
+        const struct row_entry *entry = row_states_at(states, place);
+        if (entry->state == ROW_PENDING && entry->first_sent == 0)
+            good = row_states_mark_sent(states, entry->row.id, entry->when, "");
+    }
+    return good;
+}
+
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES])
 {
     const char *provider = PROVIDER_KIND_NAMES[options->provider];
@@ -99,7 +118,8 @@ struct outbox *outbox_open(const struct outbox_options *options, char error[OUTB
     text_copy(outbox->install_id, sizeof outbox->install_id, text_of(options->install_id));
     outbox->provider = options->provider;
     outbox->states = row_states_open(options->billing_directory, options->provider);
-    if (outbox->states != NULL && outbox_files_finish(options->billing_directory, outbox->states, options->provider))
+    if (outbox->states != NULL && doubt_old_states(outbox) &&
+        outbox_files_finish(options->billing_directory, outbox->states, options->provider))
         return outbox;
 err:
     snprintf(error, OUTBOX_TROUBLE_BYTES, "billing/%s.states in state_dir: %s", provider,
@@ -157,12 +177,18 @@ static bool add_waiting(struct outbox *outbox, const struct ledger_name *epoch)
     struct source *source = source_of(outbox, epoch->writer);
     if (source == NULL)
         return false;
-    uint64_t last = waiting_count(source) > 0 ? source->waiting[source->count - 1] : source->made;
-    if (epoch->epoch <= last)
+    if (epoch->epoch <= source->made)
         return true;
     if (!make_room(source))
         return false;
-    source->waiting[source->count++] = epoch->epoch;
+    size_t place = source->count; /* nearly always: only a file that was gone is told late */
+    while (place > source->first && source->waiting[place - 1] > epoch->epoch)
+        place--;
+    if (place > source->first && source->waiting[place - 1] == epoch->epoch)
+        return true;
+    memmove(source->waiting + place + 1, source->waiting + place, (source->count - place) * sizeof *source->waiting);
+    source->waiting[place] = epoch->epoch;
+    source->count++;
     return true;
 }
 
@@ -170,21 +196,45 @@ static void say(struct outbox *outbox, const char *what, const char *why)
 {
     struct builder trouble;
     builder_init(&trouble, outbox->trouble, sizeof outbox->trouble);
-    builder_format(&trouble, "%s: %.100s: %.80s", PROVIDER_KIND_NAMES[outbox->provider], what, why);
+    builder_format(&trouble, "%s: %.100s: %.250s", PROVIDER_KIND_NAMES[outbox->provider], what, why);
     (void) builder_string(&trouble);
 }
 
-/* Everything that is in the ledger and has no rows. What a harvest tells later comes behind it. */
+static void say_since(struct outbox *outbox, const char *why)
+{
+    char what[64];
+    snprintf(what, sizeof what, "billing/%s.since in state_dir", PROVIDER_KIND_NAMES[outbox->provider]);
+    say(outbox, what, why);
+}
+
+/* The clock is wrong, or was when the provider came: what is between is not passed over before a person has looked. */
+static bool is_since_ahead(struct outbox *outbox)
+{
+    wall_ms now = clock_wall_ms();
+    if (outbox->since > now)
+        (void) outbox_since(outbox->billing_directory, outbox->provider, &outbox->since);
+    if (outbox->since <= now)
+        return false;
+    say_since(outbox,
+              "it is ahead of the clock, which is wrong now, or was when the provider was added. Then write the "
+              "right time into it (milliseconds since 1970): what is used before that time is not billed");
+    return true;
+}
+
+/* Everything that is in the ledger and has no rows. False with a trouble. */
 static bool begin(struct outbox *outbox, wall_ms first_seen)
 {
     struct ledger_name *names = NULL;
     size_t count = 0;
-    if (!outbox_files_since(outbox->billing_directory, outbox->provider, first_seen, &outbox->since) ||
-        !ledger_list(outbox->ledger_directory, &names, &count))
+    if (!outbox_files_since(outbox->billing_directory, outbox->provider, first_seen, &outbox->since)) {
+        say_since(outbox, errno == EBADMSG ? "it is damaged: restore it from a backup" : strerror(errno));
         return false;
-    bool good = true;
+    }
+    bool good = ledger_list(outbox->ledger_directory, &names, &count);
     for (size_t i = 0; i < count && good; i++)
         good = add_waiting(outbox, &names[i]);
+    if (!good)
+        say(outbox, "what is to be billed cannot be read", strerror(errno));
     free(names);
     return good;
 }
@@ -213,12 +263,9 @@ bool outbox_follow(struct outbox *outbox, const struct policy *policy)
         return true;
     }
     outbox->is_active = begin(outbox, policy->loaded_wall_ms);
-    if (outbox->is_active)
-        return true;
-    say(outbox, "what is to be billed cannot be read",
-        errno == EBADMSG ? "the file .since is damaged" : strerror(errno));
-    end(outbox);
-    return false;
+    if (!outbox->is_active)
+        end(outbox);
+    return outbox->is_active;
 }
 
 void outbox_sealed(struct outbox *outbox, const struct ledger_name *epoch)
@@ -237,6 +284,7 @@ static bool add_rows(struct outbox *outbox, const struct row *rows, size_t count
 {
     struct outbox_rows making = {.provider = outbox->provider, .rows = rows, .count = count, .now = turn->now};
     making.policy = turn->policy;
+    making.are_doubtful = rows->ended < outbox->doubt_until;
     outbox->must_finish = !outbox_files_add(outbox->billing_directory, outbox->states, &making);
     return !outbox->must_finish;
 }
@@ -266,7 +314,8 @@ static bool make_rows(struct outbox *outbox, const struct ledger_name *name, con
     if (!ledger_read(outbox->ledger_directory, name, &head, &cells))
         return false;
     struct row_source source = {policy_provider(turn->policy, outbox->provider), outbox->install_id, &head, cells};
-    bool good = rows_make(&source, &rows, &count) && add_rows(outbox, rows, count, turn);
+    bool good = rows_make(&source, &rows, &count) &&
+                (count == 0 ? row_states_make_none(outbox->states, name) : add_rows(outbox, rows, count, turn));
     int error = errno;
     free(rows);
     cells_destroy(&cells);
@@ -289,9 +338,18 @@ static void take_first(struct outbox *outbox, struct source *source)
 
 static bool put_off(struct outbox *outbox, struct source *source)
 {
-    char what[OUTBOX_TROUBLE_BYTES];
-    snprintf(what, sizeof what, "epoch %" PRIu64 " of writer %s", source->waiting[source->first], source->writer);
-    say(outbox, what, errno == EBADMSG ? "its ledger file is damaged" : strerror(errno));
+    const char *why = strerror(errno);
+    char what[80];
+    if (errno == EBADMSG)
+        why = "it is damaged: restore it from a backup; or stop the gateway, remove it and start: the journal makes it "
+              "again if it still has the epoch";
+    else if (errno == ENOENT)
+        why =
+            "it is gone: restore it from a backup; or start the gateway again: the journal makes it again if it still "
+            "has the epoch";
+    snprintf(what, sizeof what, "epoch %" PRIu64 ", ledger/%s-%08" PRIu64 ".jsonl", source->waiting[source->first],
+             source->writer, source->waiting[source->first]);
+    say(outbox, what, why);
     back_off_failed(&source->back_off, clock_mono_ms());
     return false;
 }
@@ -314,10 +372,7 @@ static bool serve(struct outbox *outbox, struct source *source, const struct out
     }
     if (source->head.name.epoch != name.epoch && !ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
         source->head = (struct ledger_head){0};
-        if (errno != ENOENT) /* it expired */
-            return put_off(outbox, source);
-        take_first(outbox, source);
-        return true;
+        return put_off(outbox, source);
     }
     if (source->head.ended >= outbox->since) {
         if (!has_room(outbox) || !turn->may_go(turn->owner, &name))
@@ -329,11 +384,21 @@ static bool serve(struct outbox *outbox, struct source *source, const struct out
     return true;
 }
 
+/* As long as rows of lost states may be still to be made, the next start has to know. */
+static void live(struct outbox *outbox, bool is_any_waiting, wall_ms now)
+{
+    wall_ms age = now - row_states_alive(outbox->states);
+    if (outbox->doubt_until == 0 ? age >= 0 && age < OUTBOX_ALIVE_MS : is_any_waiting)
+        return;
+    if (row_states_live(outbox->states, now)) /* else at the next turn */
+        outbox->doubt_until = 0;
+}
+
 bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
 {
-    bool has_more = false, has_trouble = false;
+    bool has_more = false, has_trouble = false, is_any_waiting = false;
     struct source *source, *next;
-    if (!outbox->is_active || (outbox->must_finish && !finish_rows(outbox)))
+    if (!outbox->is_active || is_since_ahead(outbox) || (outbox->must_finish && !finish_rows(outbox)))
         return false;
     HASH_ITER(hh, outbox->sources, source, next)
     {
@@ -347,7 +412,9 @@ bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
                 break;
         }
         has_trouble |= back_off_is_on(&source->back_off);
+        is_any_waiting |= waiting_count(source) > 0;
     }
+    live(outbox, is_any_waiting || outbox->must_finish, turn->now);
     if (!has_trouble && !outbox->must_finish)
         outbox->trouble[0] = '\0';
     return has_more;

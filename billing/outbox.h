@@ -13,7 +13,9 @@
 struct outbox;
 
 enum {
-    OUTBOX_TROUBLE_BYTES = 200,
+    OUTBOX_TROUBLE_BYTES = 256,
+    OUTBOX_ALIVE_MS = 10 * 60 * 1000, /* so often the states get to know that they are in use; */
+    OUTBOX_STALE_MS = 3600 * 1000,    /* after that without it they may come from a backup */
     OUTBOX_DUE_MAX = 20000 /* pending and sent rows; more come when these are gone, but each epoch's at once */
 };
 
@@ -23,8 +25,9 @@ struct outbox_options {
     enum provider_kind provider;
 };
 
-/* What the states say is known; epochs that were being added when the gateway died are whole again. NULL with @error in
- * words for a person. */
+/* What the states say is known; epochs that were being added when the gateway died are whole again. When the states
+ * were not in use for OUTBOX_STALE_MS, and the provider forgets identifiers, others may have followed them: what is
+ * pending, and all rows of epochs that have ended by now, may have arrived. NULL with @error in words for a person. */
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES]);
 /* NULLs; no-op on NULL. */
 void outbox_close(struct outbox **outbox);

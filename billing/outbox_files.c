@@ -8,7 +8,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -23,21 +22,6 @@ static const char *path_in(const char *directory, const char *name, char to[PATH
     builder_init(&path, to, PATH_MAX);
     builder_format(&path, "%s/%s", directory, name);
     return builder_string(&path);
-}
-
-static int open_directory(const char *directory)
-{
-    return open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-}
-
-/* Closes @fd and keeps errno. */
-static bool close_after(int fd, bool good)
-{
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = error;
-    return good;
 }
 
 /* ---- since ---- */
@@ -59,30 +43,21 @@ bool outbox_since(const char *billing_directory, enum provider_kind provider, wa
     if (fd < 0)
         return false;
     ssize_t length = read(fd, line, sizeof line);
-    return close_after(fd, length >= 0 && parse_since((struct text){line, (size_t) length}, ret));
-}
-
-static bool write_since(int directory, const char *name, wall_ms when)
-{
-    char line[SINCE_BYTES], temporary[NAME_BYTES];
-    snprintf(line, sizeof line, "%" PRId64 "\n", when);
-    snprintf(temporary, sizeof temporary, "%.24s.tmp", name);
-    int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && file_write_all(fd, text_of(line)) && fsync(fd) == 0;
-    return close_after(fd, good) && renameat(directory, temporary, directory, name) == 0 && fsync(directory) == 0;
+    return file_close_after(fd, length >= 0 && parse_since((struct text){line, (size_t) length}, ret));
 }
 
 bool outbox_files_since(const char *directory, enum provider_kind provider, wall_ms first_seen, wall_ms *ret)
 {
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], line[SINCE_BYTES];
     if (outbox_since(directory, provider, ret))
         return true;
     if (errno != ENOENT)
         return false;
     snprintf(name, sizeof name, "%s.since", PROVIDER_KIND_NAMES[provider]);
+    snprintf(line, sizeof line, "%" PRId64 "\n", first_seen);
     *ret = first_seen;
-    int fd = open_directory(directory);
-    return close_after(fd, fd >= 0 && write_since(fd, name, first_seen));
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return file_close_after(fd, fd >= 0 && file_replace(fd, name, text_of(line), 0600));
 }
 
 /* ---- rows that are being added ---- */
@@ -92,10 +67,11 @@ static bool add_all(struct row_states *states, const struct outbox_rows *rows)
     char reason[ROW_REASON_BYTES_MAX + 1];
     bool good = true;
     for (size_t i = 0; i < rows->count && good; i++) {
-        const char *customer = provider_customer(rows->policy, rows->rows[i].name.tenant);
-        bool is_held = provider_holds(&rows->rows[i], customer, rows->now, reason);
-        good =
-            row_states_add(states, &rows->rows[i], is_held ? ROW_HELD : ROW_PENDING, rows->now, is_held ? reason : "");
+        const struct row *row = &rows->rows[i];
+        const char *customer = provider_customer(rows->policy, row->name.tenant);
+        bool is_held = provider_holds(row, customer, rows->now, reason);
+        good = (rows->are_doubtful ? row_states_add_doubtful : row_states_add)(
+            states, row, is_held ? ROW_HELD : ROW_PENDING, rows->now, is_held ? reason : "");
     }
     return good && row_states_sync(states);
 }
@@ -107,16 +83,6 @@ static const char *path_of_states(const char *directory, const char *place, enum
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "%s/%s.states", place, PROVIDER_KIND_NAMES[provider]);
     return path_in(directory, name, to);
-}
-
-/* In @directory; its name survives a power cut. */
-static bool make_directory(const char *directory, const char *name)
-{
-    char path[PATH_MAX];
-    if (mkdir(path_in(directory, name, path), 0700) != 0)
-        return errno == EEXIST;
-    int fd = open_directory(directory);
-    return close_after(fd, fd >= 0 && fsync(fd) == 0);
 }
 
 static bool write_rows(const char *making, const struct outbox_rows *rows)
@@ -133,15 +99,15 @@ static bool write_rows(const char *making, const struct outbox_rows *rows)
 static bool note_rows(const char *directory, const struct outbox_rows *rows)
 {
     char from[PATH_MAX], to[PATH_MAX];
-    if (!make_directory(directory, "making") || !make_directory(directory, "adding"))
+    if (!file_make_directory(path_in(directory, "making", from), 0700) ||
+        !file_make_directory(path_in(directory, "adding", to), 0700))
         return false;
     if (unlink(path_of_states(directory, "making", rows->provider, from)) != 0 && errno != ENOENT)
         return false;
     if (!write_rows(path_in(directory, "making", to), rows) ||
         rename(from, path_of_states(directory, "adding", rows->provider, to)) != 0)
         return false;
-    int fd = open_directory(path_in(directory, "adding", to));
-    return close_after(fd, fd >= 0 && fsync(fd) == 0);
+    return file_sync_directory(path_in(directory, "adding", to));
 }
 
 bool outbox_files_finish(const char *directory, struct row_states *states, enum provider_kind provider)
@@ -151,7 +117,9 @@ bool outbox_files_finish(const char *directory, struct row_states *states, enum 
     bool good = noted != NULL;
     for (size_t i = 0; good && i < row_states_count(noted); i++) {
         const struct row_entry *entry = row_states_at(noted, i);
-        good = row_states_add(states, &entry->row, entry->state, entry->when, entry->reason);
+        bool is_doubtful = entry->first_sent != 0;
+        good = (is_doubtful ? row_states_add_doubtful : row_states_add)(states, &entry->row, entry->state, entry->when,
+                                                                        entry->reason);
     }
     good = good && (row_states_count(noted) == 0 || row_states_sync(states));
     int error = errno;
@@ -163,10 +131,7 @@ bool outbox_files_finish(const char *directory, struct row_states *states, enum 
 bool outbox_files_settle(const char *directory)
 {
     char path[PATH_MAX];
-    int fd = open_directory(path_in(directory, "adding", path));
-    if (fd < 0)
-        return errno == ENOENT;
-    return close_after(fd, fsync(fd) == 0);
+    return file_sync_directory(path_in(directory, "adding", path)) || errno == ENOENT;
 }
 
 bool outbox_files_add(const char *directory, struct row_states *states, const struct outbox_rows *rows)

@@ -18,9 +18,10 @@ struct outbox_rows {
     const struct row *rows;
     size_t count;
     wall_ms now;
+    bool are_doubtful; /* states that were lost may have had them */
 };
-/* Add them to @states, pending or held, so that all or none are there after a crash. False with errno: a part may be
- * there; outbox_files_finish makes it whole, if it can be. */
+/* Add them to @states, pending or held, or sent when they are doubtful, so that all or none are there after a crash.
+ * False with errno: a part may be there; outbox_files_finish makes it whole, if it can be. */
 bool outbox_files_add(const char *directory, struct row_states *states, const struct outbox_rows *rows);
 /* What was added to its end is forgotten, also after a power cut. False with errno. */
 bool outbox_files_settle(const char *directory);

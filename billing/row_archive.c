@@ -225,8 +225,9 @@ static bool write_others(struct tidying *tidying)
 {
     const struct row_states *states = tidying->states;
     FILE *file = tidying->file;
-    bool good = put_line(tidying, file, row_line_make_gone(&tidying->gone, tidying->line));
-    tidying->lines = 1 + row_table_mark_count(states);
+    bool good = put_line(tidying, file, row_line_make_gone(&tidying->gone, tidying->line)) &&
+                put_line(tidying, file, row_line_make_alive(states->alive, tidying->line));
+    tidying->lines = 2 + row_table_mark_count(states);
     for (const struct row_mark *mark = NULL; good && (mark = row_table_next_mark(states, mark)) != NULL;)
         good = put_line(tidying, file, row_line_make_mark(mark, tidying->line));
     for (size_t i = 0; i < states->count && good; i++) {
@@ -276,7 +277,7 @@ static bool is_worth_it(const struct tidying *tidying)
     size_t stay = 0;
     for (size_t i = 0; i < states->count; i++)
         stay += !tidying->leaves[i];
-    size_t needed = stay + row_table_mark_count(states) + 1;
+    size_t needed = stay + row_table_mark_count(states) + 2;
     size_t gain = states->lines > needed ? states->lines - needed : 0;
     return gain >= ROW_TIDY_MIN && gain >= needed / 2;
 }

@@ -68,6 +68,14 @@ size_t row_line_make_gone(const struct row_gone *gone, char to[ROW_LINE_BYTES_MA
     return finish(&line);
 }
 
+size_t row_line_make_alive(wall_ms alive, char to[ROW_LINE_BYTES_MAX])
+{
+    struct builder line;
+    builder_init(&line, to, ROW_LINE_BYTES_MAX);
+    builder_format(&line, "{\"alive\":%" PRId64 "}", alive);
+    return finish(&line);
+}
+
 /* The place of @name among @count names, or @count. */
 static int place_of(const char *name, const char *const *names, int count)
 {
@@ -146,12 +154,22 @@ static bool fill_gone(json_t *object, struct row_gone *ret)
     return acked >= 0 && duplicate >= 0;
 }
 
+static bool fill_alive(json_t *object, wall_ms *ret)
+{
+    json_int_t alive;
+    bool good = json_unpack(object, "{s:I}", "alive", &alive) == 0;
+    *ret = good ? alive : 0;
+    return good;
+}
+
 static enum row_line fill(json_t *object, union row_line_content *ret)
 {
     if (json_object_get(object, "row") != NULL)
         return fill_entry(object, &ret->entry) && fill_rest(object, &ret->entry) ? ROW_LINE_ENTRY : ROW_LINE_DAMAGED;
     if (json_object_get(object, "made") != NULL)
         return fill_mark(object, &ret->mark) ? ROW_LINE_MARK : ROW_LINE_DAMAGED;
+    if (json_object_get(object, "alive") != NULL)
+        return fill_alive(object, &ret->alive) ? ROW_LINE_ALIVE : ROW_LINE_DAMAGED;
     return fill_gone(object, &ret->gone) ? ROW_LINE_GONE : ROW_LINE_DAMAGED;
 }
 

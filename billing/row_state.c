@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/panic.h"
 #include "billing/row_state_private.h"
 
@@ -38,28 +39,11 @@ bool row_state_is_delivered(enum row_state state)
     return state == ROW_ACKED || state == ROW_DUPLICATE;
 }
 
-/* ---- how far writers are made ---- */
-
-uint64_t row_states_made(const struct row_states *states, const char *writer)
-{
-    const struct row_mark *mark = row_table_find_mark(states, writer);
-    return mark == NULL ? 0 : mark->made;
-}
-
-void row_states_note_made(struct row_states *states, const struct ledger_name *epoch)
-{
-    struct row_mark *mark = row_table_mark(states, epoch->writer);
-    if (mark != NULL) /* else it is looked at again after the next start */
-        row_mark_raise(mark, epoch->epoch);
-}
-
 /* ---- the file ---- */
 
 /* One line more. What a failing disk took of it is cut off again. */
-static bool append(struct row_states *states, const struct row_entry *entry)
+static bool append_line(struct row_states *states, const char *line, size_t length)
 {
-    char line[ROW_LINE_BYTES_MAX];
-    size_t length = row_line_make(entry, line);
     ENSURE(length > 0 && states->fd >= 0);
     size_t written = 0;
     while (written < length) {
@@ -77,6 +61,12 @@ static bool append(struct row_states *states, const struct row_entry *entry)
     states->length += (off_t) length;
     states->lines++;
     return true;
+}
+
+static bool append(struct row_states *states, const struct row_entry *entry)
+{
+    char line[ROW_LINE_BYTES_MAX];
+    return append_line(states, line, row_line_make(entry, line));
 }
 
 static bool take_entry(struct row_states *states, struct row_entry *entry)
@@ -114,6 +104,9 @@ static bool take_line(struct row_states *states, struct text line)
     case ROW_LINE_GONE:
         states->gone = content.gone;
         states->last_delivered = content.gone.last_delivered;
+        return true;
+    case ROW_LINE_ALIVE:
+        states->alive = content.alive;
         return true;
     case ROW_LINE_DAMAGED:
         break;
@@ -163,10 +156,8 @@ static struct row_states *create(const char *directory, enum provider_kind provi
 static bool read_states(struct row_states *states, int fd)
 {
     FILE *file = fdopen(fd, "r");
-    if (file == NULL) {
-        close(fd);
-        return false;
-    }
+    if (file == NULL)
+        return file_close_after(fd, false);
     bool good = row_lines_read(states, file, take_line, &states->length);
     int error = errno;
     fclose(file);
@@ -203,14 +194,8 @@ struct row_states *row_states_read(const char *directory, enum provider_kind pro
 
 bool row_states_sync_directory(struct row_states *states)
 {
-    int fd = open(states->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool good = fd >= 0 && fsync(fd) == 0;
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    states->must_sync_directory = !good;
-    errno = error;
-    return good;
+    states->must_sync_directory = !file_sync_directory(states->directory);
+    return !states->must_sync_directory;
 }
 
 /* What an earlier process wrote is on the disk as well. */
@@ -254,28 +239,44 @@ void row_states_close(struct row_states **states)
 
 /* ---- moves ---- */
 
-bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
-                    const char *reason)
+/* One row more, in the file and in memory or in neither. */
+static bool add(struct row_states *states, struct row_entry *entry, const char *reason)
 {
-    ENSURE(state == ROW_PENDING || state == ROW_HELD);
-    ENSURE(row->name.provider == states->provider);
-    if (row_table_find(states, row->id) != NULL)
+    ENSURE(entry->row.name.provider == states->provider);
+    if (row_table_find(states, entry->row.id) != NULL)
         return true;
-    struct row_entry entry = {.row = *row, .state = state, .when = when};
-    text_copy(entry.reason, sizeof entry.reason, text_of(reason));
-    struct row_mark *mark = row_table_mark(states, row->name.epoch.writer);
+    text_copy(entry->reason, sizeof entry->reason, text_of(reason));
+    struct row_mark *mark = row_table_mark(states, entry->row.name.epoch.writer);
     off_t length = states->length;
-    if (mark == NULL || !row_table_make_room(states) || !append(states, &entry))
+    if (mark == NULL || !row_table_make_room(states) || !append(states, entry))
         return false;
-    if (!row_table_add(states, &entry, false)) {
+    if (!row_table_add(states, entry, false)) {
         (void) !ftruncate(states->fd, length);
         states->length = length;
         states->lines--;
         errno = ENOMEM;
         return false;
     }
-    row_mark_raise(mark, row->name.epoch.epoch);
+    row_mark_raise(mark, entry->row.name.epoch.epoch);
     return true;
+}
+
+bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
+                    const char *reason)
+{
+    ENSURE(state == ROW_PENDING || state == ROW_HELD);
+    struct row_entry entry = {.row = *row, .state = state, .when = when};
+    return add(states, &entry, reason);
+}
+
+bool row_states_add_doubtful(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
+                             const char *reason)
+{
+    ENSURE(state == ROW_PENDING || state == ROW_SENT || state == ROW_HELD);
+    struct row_entry entry = {.row = *row, .state = state, .when = when, .first_sent = row->ended};
+    if (state == ROW_PENDING)
+        entry.state = ROW_SENT;
+    return add(states, &entry, reason);
 }
 
 /* Take over what became of a row. */
@@ -356,6 +357,46 @@ bool row_states_give_meter(struct row_states *states, const char *id, wall_ms wh
 bool row_states_sync(struct row_states *states)
 {
     return fdatasync(states->fd) == 0 && (!states->must_sync_directory || row_states_sync_directory(states));
+}
+
+/* ---- how far writers are made, and when that was known ---- */
+
+uint64_t row_states_made(const struct row_states *states, const char *writer)
+{
+    const struct row_mark *mark = row_table_find_mark(states, writer);
+    return mark == NULL ? 0 : mark->made;
+}
+
+void row_states_note_made(struct row_states *states, const struct ledger_name *epoch)
+{
+    struct row_mark *mark = row_table_mark(states, epoch->writer);
+    if (mark != NULL) /* else it is looked at again after the next start */
+        row_mark_raise(mark, epoch->epoch);
+}
+
+bool row_states_make_none(struct row_states *states, const struct ledger_name *epoch)
+{
+    char line[ROW_LINE_BYTES_MAX];
+    struct row_mark mark = {.made = epoch->epoch};
+    memcpy(mark.writer, epoch->writer, sizeof mark.writer);
+    if (!append_line(states, line, row_line_make_mark(&mark, line)))
+        return false;
+    row_states_note_made(states, epoch);
+    return true;
+}
+
+wall_ms row_states_alive(const struct row_states *states)
+{
+    return states->alive;
+}
+
+bool row_states_live(struct row_states *states, wall_ms now)
+{
+    char line[ROW_LINE_BYTES_MAX];
+    if (!append_line(states, line, row_line_make_alive(now, line)))
+        return false;
+    states->alive = now;
+    return true;
 }
 
 /* ---- questions ---- */

@@ -72,6 +72,10 @@ void row_states_expire(struct row_states *states, wall_ms before);
 /* A new row, pending or held. One that is known stays as it is. False with errno: nothing changed. */
 bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
                     const char *reason);
+/* The same for a row that other states, which are lost, may have had: pending becomes sent, and it may have arrived
+ * since its epoch ended, also when it is held. */
+bool row_states_add_doubtful(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
+                             const char *reason);
 /* Move a row that is there, as row_state_may_move allows; @reason is cut to fit. Sent -> pending says that no try of
  * the row has arrived; so does releasing an undecided one. False with errno: nothing changed. */
 bool row_states_move(struct row_states *states, const char *id, enum row_state state, wall_ms when, const char *reason);
@@ -87,8 +91,16 @@ bool row_states_sync(struct row_states *states);
 /* All rows of the writer's epochs up to this one were made, or need not be; 0 = none. Rows of a writer are added in
  * order of its epochs, each epoch's whole. */
 uint64_t row_states_made(const struct row_states *states, const char *writer);
-/* An epoch that makes no rows. In memory; it is written with the next tidy that writes. */
+/* An epoch that needs no rows. In memory; it is written with the next tidy that writes. */
 void row_states_note_made(struct row_states *states, const struct ledger_name *epoch);
+/* An epoch of which no meter makes a row: nor do those that come later. False with errno. */
+bool row_states_make_none(struct row_states *states, const struct ledger_name *epoch);
+
+/* Until when these states are surely all that was known: the last row_states_live, 0 = never. States from a backup were
+ * followed by others. */
+wall_ms row_states_alive(const struct row_states *states);
+/* They are in use, and nothing of what was lost with others is still to be made. False with errno. */
+bool row_states_live(struct row_states *states, wall_ms now);
 
 /* NULL when it is not known, or went. Valid until the next tidy; of a row that was not pending or sent then, or when
  * the states were opened, only until ROW_LOOKS_MAX other such rows were looked at, and as it was. */

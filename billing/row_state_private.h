@@ -22,17 +22,19 @@ struct row_gone {
 };
 
 enum { ROW_LINE_BYTES_MAX = 8192 };
-enum row_line { ROW_LINE_ENTRY, ROW_LINE_MARK, ROW_LINE_GONE, ROW_LINE_DAMAGED };
+enum row_line { ROW_LINE_ENTRY, ROW_LINE_MARK, ROW_LINE_GONE, ROW_LINE_ALIVE, ROW_LINE_DAMAGED };
 union row_line_content {
     struct row_entry entry; /* without its provider */
     struct row_mark mark;
     struct row_gone gone;
+    wall_ms alive;
 };
 
 /* Each returns the length, with the newline; 0 when it cannot be a line. */
 size_t row_line_make(const struct row_entry *entry, char to[ROW_LINE_BYTES_MAX]);
 size_t row_line_make_mark(const struct row_mark *mark, char to[ROW_LINE_BYTES_MAX]);
 size_t row_line_make_gone(const struct row_gone *gone, char to[ROW_LINE_BYTES_MAX]);
+size_t row_line_make_alive(wall_ms alive, char to[ROW_LINE_BYTES_MAX]);
 /* @line is without its newline. */
 enum row_line row_line_read(struct text line, union row_line_content *ret);
 
@@ -78,6 +80,7 @@ struct row_states {
     struct row_gone gone;
     uint64_t counts[ROW_STATE_COUNT]; /* of those that are here and did not go */
     wall_ms last_delivered;
+    wall_ms alive;
     wall_ms *recalled; /* hours */
     size_t recalled_count, recalled_capacity;
     struct row_look *look;

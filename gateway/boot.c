@@ -140,7 +140,7 @@ bool gateway_reload_config(struct gateway *gateway, struct buffer *ret_problems)
 
 static bool make_state_dir(const struct policy *policy)
 {
-    if (mkdir(policy->state_dir, 0700) != 0 && errno != EEXIST)
+    if (!file_make_directory(policy->state_dir, 0700))
         return fail("cannot make state_dir", policy->state_dir);
     if (access(policy->state_dir, W_OK | X_OK) != 0)
         return fail("cannot write in state_dir", policy->state_dir);

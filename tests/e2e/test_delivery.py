@@ -5,6 +5,7 @@ import calendar
 import collections
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -174,6 +175,19 @@ class Shop:
         processes.kill_quietly(pid)
         wait_until(lambda: self.gateway.gateway_pid() not in (None, pid), "another gateway process")
         self.gateway.wait_ready()
+
+    def wait_seen_time(self):
+        """The states of rows know what time it is: else a gateway that dies finds them as old as a backup."""
+
+        def knows():
+            told = re.findall(r'"alive":(\d+)', (self.gateway.directory / "state/billing/stripe.states").read_text())
+            return told and int(told[-1]) / 1000 > self.clock.now() - 15 * 60
+
+        wait_until(knows, "the states to know the time")
+
+    def stop_gateway(self):
+        self.gateway.terminate()
+        assert self.gateway.wait_end() == 0
 
     def redis_pid(self):
         for pid in processes.descendants(self.gateway.master_pid):
@@ -421,6 +435,7 @@ def test_a_day_without_the_provider(make_shop, directory):
         if hour == 9:
             shop.wipe_redis()
         if hour in (12, 24):
+            shop.wait_seen_time()
             shop.kill_gateway()
         shop.read_journals()
         clock.step(HOUR_S)
@@ -445,3 +460,48 @@ def test_a_day_without_the_provider(make_shop, directory):
     shop.stripe.async_error(lost["identifier"], "meter_event_customer_not_found")
     done = shop.command("usage", "reconcile", "--json")
     assert done.returncode == 1 and lost["event_name"] in done.stdout, done.stdout + done.stderr
+
+
+# ---- what the gateway knew is lost ----
+
+
+@pytest.mark.parametrize("down_s", [0, 4.5 * HOUR_S])
+def test_an_old_backup_of_what_was_delivered_sells_nothing_twice(make_shop, directory, down_s):
+    """It comes back 25 hours later: the provider has taken what is pending in it, and what it does not know of, and has
+    forgotten the identifiers of both. Rows that the provider still knew then are too old when it is back."""
+    clock = Clock(directory)
+    clock.step(HOUR_S - clock.now() % HOUR_S + 20 * 60)
+    shop = make_shop(clock=clock)
+    shop.sell("acme")
+    shop.wait_told()
+    shop.stripe.down()
+    shop.sell("globex")
+    wait_until(lambda: shop.rows()["pending"] + shop.rows()["sent"] == 3, "rows that wait")
+    shop.stop_gateway()
+    backup = shutil.copytree(shop.gateway.directory / "state/billing", directory / "backup")
+    shop.stripe.up()
+    shop.gateway.start()
+    shop.wait_told()
+    for tokens in range(2, 7):
+        shop.sell("acme", tokens=tokens)
+        shop.wait_told()
+        clock.step(5 * HOUR_S)
+    shop.stop_gateway()
+    shutil.rmtree(shop.gateway.directory / "state/billing")
+    shutil.copytree(backup, shop.gateway.directory / "state/billing")
+    if down_s:
+        shop.stripe.down()
+    shop.gateway.start()
+    if down_s:
+        wait_until(lambda: sum(shop.rows().values()) >= 21, "the rows to be made again")
+        clock.step(down_s)
+        shop.stripe.up()
+    shop.sell("globex")
+    deadline = time.monotonic() + 60 * paths.SLOWNESS
+    while not shop.everything_is_told():
+        assert time.monotonic() < deadline, shop.difference()
+        clock.step(61)  # so long nothing may be sent before a total is believed
+        time.sleep(0.5)
+    state = shop.stripe.state()
+    assert state["identifiers_taken_twice"] == [] and "accepted_again" not in state["counters"]
+    assert shop.waiting() == []

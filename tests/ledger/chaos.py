@@ -51,6 +51,7 @@ class Chaos:
         self.engine_deaths = []  # wall clock, ms
         self.gateway_kills = 0
         self.provider, self.redis = asyncio.Lock(), asyncio.Lock()
+        self.process = asyncio.Lock()  # while it is held no process dies
 
     def moments(self, faults):
         """[(after so many requests, name)]"""
@@ -71,20 +72,28 @@ class Chaos:
         await asyncio.gather(*every, *alone)
 
     async def follow_closely(self, moments):
-        """As follow, and the traffic does not run away from it."""
+        """The faults of processes; the traffic does not run away from them."""
         for place, name in moments:
             self.traffic.allowed = place + REQUESTS_BESIDE.get(name, REQUESTS_BESIDE_OTHERS)
-            await self.follow([(place, name)])
+            await self.reach(place)
+            async with self.process:
+                await self.happen(name)
         self.traffic.allowed = sys.maxsize
 
     async def follow(self, moments):
         for place, name in moments:
-            while self.traffic.begun < place:
-                await asyncio.sleep(0.01)
-            begun = time.monotonic()
-            happened = await getattr(self, name)()
-            self.timeline.append((name, begun, time.monotonic()))
-            self.counts[name] += bool(happened)
+            await self.reach(place)
+            await self.happen(name)
+
+    async def reach(self, place):
+        while self.traffic.begun < place:
+            await asyncio.sleep(0.01)
+
+    async def happen(self, name):
+        begun = time.monotonic()
+        happened = await getattr(self, name)()
+        self.timeline.append((name, begun, time.monotonic()))
+        self.counts[name] += bool(happened)
 
     # ---- processes ----
 
@@ -205,7 +214,9 @@ class Chaos:
                     break
             await self.around.control("POST", "down", {"seconds": None, "mode": "refuse"})
             await self.around.control("DELETE", "faults")
-            self.around.set_clock(self.around.clock_ms + LONG_OUTAGE_MS)
+            async with self.process:  # one that is killed before it sees the time finds states as old as a backup
+                self.around.set_clock(self.around.clock_ms + LONG_OUTAGE_MS)
+                await self.around.states_live()
             await asyncio.sleep(self.chance.uniform(0.5, 1.5))
             await self.around.control("POST", "down", {"seconds": 0})
             return len((await self.around.control("GET", "state"))["events"]) > taken

@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEGMENT_BYTES = 48 * 1024  # full after some hundred requests
 PORTS_FROM, PORTS = 20000, 12000  # below what the system gives away by itself
 READY_SECONDS = 20
+LIVE_MS = 10 * 60 * 1000  # so often the states of rows are told that they are in use
 HOUR_MS, HOUR_AFTER_MS = 3600 * 1000, 7000
 QUIET_SECONDS, QUIET_FOR_SECONDS = 45, 1.5
 
@@ -284,6 +285,15 @@ class World:
         fresh = self.clock_file.with_suffix(".new")
         fresh.write_text(f"{offset_ms}\n")
         fresh.rename(self.clock_file)
+
+    async def states_live(self):
+        """Wait until the states of rows know what time it is."""
+
+        def know():
+            told = re.findall(rb'"alive":(\d+)', (self.state / "billing/stripe.states").read_bytes())
+            return told and int(told[-1]) > self.wall_ms() - LIVE_MS
+
+        await self.until(know, "the states of rows to know the time", READY_SECONDS)
 
     def wall_ms(self):
         """The gateway's wall clock."""

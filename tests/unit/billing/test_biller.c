@@ -404,7 +404,7 @@ static void what_a_person_must_mend_keeps_it_from_starting(void **state)
     assert_int_equal(truncate(path, 0), 0);
     biller_room_path(&room, "billing/file.since", path);
     assert_int_equal(truncate(path, 5), 0);
-    refuses(".since is damaged");
+    refuses("file.since in state_dir: it is damaged");
     assert_int_equal(unlink(path), 0);
     biller_room_path(&room, "billing/file.states", path);
     file = fopen(path, "w");

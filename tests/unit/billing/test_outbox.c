@@ -1,139 +1,13 @@
 /* billing/outbox: each epoch of the ledger makes its rows once, whole, in order, from the time the provider is there.
  */
-#include "billing/outbox.h"
-
-#include <errno.h>
 #include <signal.h>
 #include <sys/resource.h>
 
-#include "conf/load.h"
-#include "tests/unit/conf/scratch.h"
-
-static const char WRITER_A[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", WRITER_B[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
-static struct outbox *outbox;
-static const struct policy *policy, *without, *later;
-static uint64_t shipped[2]; /* the last epoch of A and B that may go */
-
-#define MODELS "models: { m: { engines: [ { url: 'http://127.0.0.1:8000' } ] } }\ntenants: { t: {}, u: {} }\n"
-#define STRIPE                                                                                                         \
-    "billing: { providers: [ { stripe: { api_key_file: stripe.key, api_base: 'http://127.0.0.1:1', "                   \
-    "meters: [ %s ] } } ] }\n"
-#define IN  "{ event_name: in, measure: input_tokens }"
-#define OUT "{ event_name: out, measure: output_tokens }"
-
-static const struct policy *load(const char *billing)
-{
-    char yaml[1024];
-    struct problem_list problems;
-    problem_list_init(&problems);
-    scratch_write("stripe.key", "rk_test_1");
-    snprintf(yaml, sizeof yaml, MODELS "%s", billing);
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), &problems);
-    const struct policy *loaded = policy_load(bundle, LOAD_RUN, &problems);
-    if (loaded == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bundle_destroy(&bundle);
-    problem_list_finish(&problems);
-    return loaded;
-}
-
-static const struct policy *load_stripe(const char *meters)
-{
-    char billing[512];
-    snprintf(billing, sizeof billing, STRIPE, meters);
-    return load(billing);
-}
-
-static void open_outbox(void)
-{
-    char error[OUTBOX_TROUBLE_BYTES] = "", billing[SCRATCH_PATH_BYTES], ledger[SCRATCH_PATH_BYTES];
-    snprintf(billing, sizeof billing, "%.200s/billing", scratch_directory);
-    snprintf(ledger, sizeof ledger, "%.200s/ledger", scratch_directory);
-    struct outbox_options options = {billing, ledger, "00112233445566778899aabbccddeeff", PROVIDER_STRIPE};
-    outbox = outbox_open(&options, error);
-    if (outbox == NULL)
-        fail_msg("%s", error);
-}
-
-static void write_since(wall_ms since)
-{
-    char line[32];
-    snprintf(line, sizeof line, "%lld\n", (long long) since);
-    scratch_write("billing/stripe.since", line);
-}
-
-static int set_up(void **state)
-{
-    if (scratch_create(state) != 0)
-        return -1;
-    assert_int_equal(mkdir(scratch_path("billing"), 0700), 0);
-    assert_int_equal(mkdir(scratch_path("ledger"), 0700), 0);
-    policy = load_stripe(IN ", " OUT);
-    later = load_stripe("{ event_name: other, measure: input_tokens }, " OUT);
-    without = load("");
-    shipped[0] = shipped[1] = UINT64_MAX;
-    open_outbox();
-    write_since(1000);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    outbox_close(&outbox);
-    policy_drop(&policy);
-    policy_drop(&later);
-    policy_drop(&without);
-    return scratch_destroy(state);
-}
-
-static struct ledger_name name_of(const char *writer, uint64_t epoch)
-{
-    struct ledger_name name = {.epoch = epoch};
-    memcpy(name.writer, writer, sizeof name.writer);
-    return name;
-}
-
-/* Two tenants, input and output: four rows with the first policy. */
-static void seal_quietly(const char *writer, uint64_t epoch, wall_ms ended)
-{
-    struct ledger_head head = {.name = name_of(writer, epoch), .began = ended - 1, .ended = ended};
-    struct cells *cells = cells_create();
-    for (int tenant = 0; tenant < 2; tenant++) {
-        struct cell cell = {
-            tenant == 0 ? TEXT("t") : TEXT("u"), TEXT("k"), TEXT("m"), MEASURE_INPUT_TOKENS, COUNT_ENGINE, 7};
-        assert_true(cells_add(cells, &cell));
-        cell.measure = MEASURE_OUTPUT_TOKENS;
-        assert_true(cells_add(cells, &cell));
-    }
-    assert_true(ledger_write(scratch_path("ledger"), &head, cells));
-    cells_destroy(&cells);
-}
-
-static void seal(const char *writer, uint64_t epoch, wall_ms ended)
-{
-    struct ledger_name name = name_of(writer, epoch);
-    seal_quietly(writer, epoch, ended);
-    outbox_sealed(outbox, &name);
-}
-
-static bool may_go(void *owner, const struct ledger_name *epoch)
-{
-    (void) owner;
-    return epoch->epoch <= shipped[epoch->writer[0] == 'b'];
-}
+#include "tests/unit/billing/outbox_room.h"
 
 static size_t rows_after(const struct policy *now)
 {
-    struct outbox_turn turn = {now, may_go, NULL, 5000, INT64_MAX};
-    outbox_follow(outbox, now);
-    assert_false(outbox_turn(outbox, &turn));
-    return row_states_count(outbox_states(outbox));
-}
-
-static void again(void)
-{
-    outbox_close(&outbox);
-    open_outbox();
+    return rows_at(now, 5000);
 }
 
 /* ---- which epochs ---- */
@@ -165,6 +39,21 @@ static void another_configuration_changes_nothing(void **state)
     seal(WRITER_A, 2, 2000);
     assert_int_equal(rows_after(later), 8);
     assert_string_equal(row_states_at(outbox_states(outbox), 4)->row.name.meter, "other");
+}
+
+/* Nor after a start. */
+static void a_new_meter_makes_no_rows_of_what_was(void **state)
+{
+    (void) state;
+    const struct policy *other = load_stripe(TENANTS, "{ event_name: requests, measure: requests }");
+    seal_quietly(WRITER_A, 1, 1000);
+    assert_int_equal(rows_after(other), 0);
+    assert_int_equal(rows_after(policy), 0);
+    again();
+    assert_int_equal(rows_after(policy), 0);
+    seal(WRITER_A, 2, 1001);
+    assert_int_equal(rows_after(policy), 4);
+    policy_drop(&other);
 }
 
 static void what_ended_before_the_provider_makes_none(void **state)
@@ -211,8 +100,22 @@ static void a_damaged_since_is_said(void **state)
         scratch_write("billing/stripe.since", damaged[i]);
         assert_false(outbox_since(scratch_path("billing"), PROVIDER_STRIPE, &since));
         assert_int_equal(rows_after(policy), 0);
-        assert_non_null(strstr(outbox_trouble(outbox), ".since is damaged"));
+        assert_non_null(strstr(outbox_trouble(outbox), ".since in state_dir: it is damaged"));
     }
+    write_since(1000);
+    assert_int_equal(rows_after(policy), 4);
+    assert_string_equal(outbox_trouble(outbox), "");
+}
+
+/* The clock was wrong when the provider came: nothing passes by until a person has put it right. */
+static void a_since_that_is_ahead_is_said(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 2000);
+    write_since(clock_wall_ms() + 24 * 3600 * 1000);
+    assert_int_equal(rows_after(policy), 0);
+    assert_int_equal(outbox_first_waiting(outbox, WRITER_A), 1);
+    assert_non_null(strstr(outbox_trouble(outbox), "billing/stripe.since in state_dir: it is ahead of the clock"));
     write_since(1000);
     assert_int_equal(rows_after(policy), 4);
     assert_string_equal(outbox_trouble(outbox), "");
@@ -275,9 +178,31 @@ static void a_damaged_ledger_file_stops_its_writer_only(void **state)
     snprintf(path, sizeof path, "%s", scratch_path("ledger/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-00000001.jsonl"));
     assert_int_equal(truncate(path, 200), 0);
     assert_int_equal(rows_after(policy), 4);
-    assert_non_null(strstr(outbox_trouble(outbox), "damaged"));
+    assert_non_null(strstr(outbox_trouble(outbox), "-00000001.jsonl: it is damaged: restore it"));
     assert_string_equal(row_states_at(outbox_states(outbox), 0)->row.name.epoch.writer, WRITER_B);
     assert_int_equal(outbox_first_waiting(outbox, WRITER_A), 1);
+}
+
+/* Restored, or made again from the journal. */
+static void a_ledger_file_that_is_gone_is_waited_for(void **state)
+{
+    (void) state;
+    seal_quietly(WRITER_A, 1, 1000);
+    seal_quietly(WRITER_A, 2, 1001);
+    shipped[0] = 0;
+    assert_int_equal(rows_after(policy), 0);
+    assert_int_equal(unlink(scratch_path("ledger/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-00000001.jsonl")), 0);
+    shipped[0] = 2;
+    assert_int_equal(rows_after(policy), 0);
+    assert_non_null(strstr(outbox_trouble(outbox), "-00000001.jsonl: it is gone: restore it"));
+    again();
+    shipped[0] = 0;
+    assert_int_equal(rows_after(policy), 0);
+    seal(WRITER_A, 1, 1000); /* told behind the second */
+    shipped[0] = 2;
+    assert_int_equal(rows_after(policy), 8);
+    assert_int_equal(row_states_at(outbox_states(outbox), 0)->row.name.epoch.epoch, 1);
+    assert_string_equal(outbox_trouble(outbox), "");
 }
 
 static void time_that_runs_out_is_told(void **state)
@@ -489,9 +414,12 @@ int main(void)
         TEST(what_ended_before_the_provider_makes_none),
         TEST(the_first_policy_that_names_it_is_remembered),
         TEST(a_damaged_since_is_said),
+        TEST(a_since_that_is_ahead_is_said),
+        TEST(a_new_meter_makes_no_rows_of_what_was),
         TEST(states_that_are_gone_are_said),
         TEST(epochs_of_a_writer_go_in_order),
         TEST(a_damaged_ledger_file_stops_its_writer_only),
+        TEST(a_ledger_file_that_is_gone_is_waited_for),
         TEST(time_that_runs_out_is_told),
         TEST(an_epoch_that_was_being_added_is_made_whole),
         TEST(rows_that_cannot_be_written_come_later),

@@ -85,6 +85,44 @@ static void test_states_survive_opening_again(void **state)
     row_states_close(&states);
 }
 
+/* Other states may have had it: it is as if it had been sent when its epoch ended. */
+static void test_a_doubtful_row_may_have_arrived(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row first = row_number(1), second = row_number(2);
+    assert_true(row_states_add_doubtful(states, &first, ROW_PENDING, 10, ""));
+    assert_true(row_states_add_doubtful(states, &second, ROW_HELD, 11, "no customer"));
+    assert_true(row_states_add_doubtful(states, &second, ROW_PENDING, 12, "")); /* known: stays held */
+    row_states_close(&states);
+    states = open_states();
+    const struct row_entry *sent = row_states_at(states, 0), *held = row_states_at(states, 1);
+    assert_true(sent->state == ROW_SENT && sent->when == 10 && sent->first_sent == first.ended);
+    assert_true(held->state == ROW_HELD && held->when == 11 && held->first_sent == second.ended && !held->undecided);
+    assert_string_equal(held->reason, "no customer");
+    assert_true(row_states_move(states, second.id, ROW_PENDING, 13, "")); /* released: still in doubt */
+    assert_true(row_states_find(states, second.id)->first_sent == second.ended);
+    row_states_close(&states);
+}
+
+static void test_they_know_until_when_they_were_in_use(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct ledger_name epoch = {.epoch = 7, .writer = "00000000000000000000000000000001"};
+    assert_int_equal(row_states_alive(states), 0);
+    assert_true(row_states_live(states, 5));
+    assert_true(row_states_make_none(states, &epoch));
+    assert_true(row_states_live(states, 9));
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(row_states_alive(states), 9);
+        assert_int_equal(row_states_made(states, epoch.writer), 7);
+        row_states_close(&states);
+        states = open_states();
+    }
+    row_states_close(&states);
+}
+
 static void test_a_rejected_row_goes_again_as_its_next_revision(void **state)
 {
     (void) state;
@@ -273,6 +311,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_moves_are_those_of_the_rules),
         cmocka_unit_test_setup_teardown(test_states_survive_opening_again, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_doubtful_row_may_have_arrived, scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_they_know_until_when_they_were_in_use, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_rejected_row_goes_again_as_its_next_revision, scratch_create,
                                         scratch_destroy),
         cmocka_unit_test_setup_teardown(test_what_may_have_arrived_is_kept, scratch_create, scratch_destroy),
