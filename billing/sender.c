@@ -311,8 +311,15 @@ static int64_t take_turns(struct sender *sender)
     }
 }
 
+static bool is_any_due(const struct sender *sender)
+{
+    return row_states_count_of(sender->states, ROW_PENDING) + row_states_count_of(sender->states, ROW_SENT) > 0;
+}
+
 static void pump(struct sender *sender)
 {
+    if (!is_any_due(sender))
+        sender_set_trouble(sender, "%s", "");
     look_for_changes(sender);
     land_calls(sender);
     int64_t asks_ms = sender_reconcile(sender), goes_ms = -1;
@@ -412,5 +419,5 @@ void sender_turn(struct sender *sender, const struct policy *policy)
 
 const char *sender_trouble(const struct sender *sender)
 {
-    return sender->idle_because != NULL ? sender->idle_because : sender->trouble;
+    return sender->idle_because != NULL && is_any_due(sender) ? sender->idle_because : sender->trouble;
 }

@@ -27,7 +27,7 @@ void sender_destroy(struct sender **sender);
  * The policy is held until the next call. When the policy names the provider no more, nothing goes. Call it at least
  * every few seconds; cheap when nothing changed. */
 void sender_turn(struct sender *sender, const struct policy *policy);
-/* Why nothing goes at the moment, or the last answer that was not taken; "" = all is well. */
+/* Why nothing goes at the moment, or the last answer that was not taken; "" = all is well, or nothing is to go. */
 const char *sender_trouble(const struct sender *sender);
 
 #endif

@@ -328,6 +328,22 @@ static void test_a_full_disk_forgets_no_row(void **state)
     run_until(room, &row, ROW_ACKED);
 }
 
+/* What failed is over when nothing is to go any more. */
+static void test_no_trouble_stays_without_rows(void **state)
+{
+    struct room *room = *state;
+    SCRIPT(room, FAIL);
+    struct row row = add_row(room, 1, "acme", "tokens_out");
+    run_until_calls(room, 1);
+    run_a_while(room);
+    assert_string_equal(sender_trouble(room->sender), "500");
+    assert_true(row_change(room->states, room->policy, row.id, ROW_HOLD, clock_wall_ms()).changed);
+    turn(room);
+    assert_string_equal(sender_trouble(room->sender), "");
+    assert_true(row_change(room->states, room->policy, row.id, ROW_RELEASE, clock_wall_ms()).changed);
+    run_until(room, &row, ROW_ACKED);
+}
+
 /* A lane with more rows than are known of one, that does not move. */
 static void test_a_stuck_lane_does_not_stand_in_the_way(void **state)
 {
@@ -375,6 +391,9 @@ static void test_nothing_goes_without_the_provider(void **state)
     }
     assert_int_equal(calls_of(room), 0);
     assert_non_null(strstr(sender_trouble(room->sender), "does not name"));
+    assert_true(row_change(room->states, room->policy, row.id, ROW_HOLD, clock_wall_ms()).changed);
+    assert_string_equal(sender_trouble(room->sender), ""); /* nothing is to go */
+    assert_true(row_change(room->states, room->policy, row.id, ROW_RELEASE, clock_wall_ms()).changed);
     run_until(room, &row, ROW_ACKED);
     assert_string_equal(sender_trouble(room->sender), "");
     policy_drop(&without);
@@ -447,6 +466,7 @@ int main(void)
         TEST(test_a_person_may_change_a_row_in_flight),
         TEST(test_a_full_disk_delivers_once),
         TEST(test_a_full_disk_forgets_no_row),
+        TEST(test_no_trouble_stays_without_rows),
         TEST(test_a_stuck_lane_does_not_stand_in_the_way),
         TEST(test_all_rows_get_their_turn),
         TEST(test_nothing_goes_without_the_provider),
