@@ -462,9 +462,12 @@ void journal_destroy(struct journal **journal_pointer)
     seal_epoch(journal);
     finish.when = journal->last_when;
     /* Requests that are still open are for recovery, which passes finished journals by. */
-    if (journal->open_count == 0)
-        (void) append(journal, &finish, NULL);
-    if (write_pending(journal) && journal->sync != NULL)
+    bool is_finished = journal->open_count == 0 && append(journal, &finish, NULL);
+    bool is_written = write_pending(journal);
+    /* What nobody writes any more need not be kept for it; where it fails, it goes with the segment. */
+    if (is_finished && is_written)
+        (void) !ftruncate(journal->fd, journal->offset);
+    if (is_written && journal->sync != NULL)
         journal_sync_ask(journal->sync, journal->sequence, journal->offset);
     loop_turn_end_cancel(journal->loop, &journal->turn_end);
     loop_timer_cancel(journal->loop, &journal->retry);

@@ -38,8 +38,8 @@ struct journal_wait {
 
 /* Make a fresh writer. NULL with errno: no space, no permission. */
 struct journal *journal_create(struct loop *loop, const struct journal_options *options);
-/* Everything appended is written, the open epoch sealed; FINISH ends it unless some OPEN still lacks its CLOSE: then
- * journal_recover ends it. No request may wait. NULLs. */
+/* Everything appended is written, the open epoch sealed; FINISH ends it, and the file behind it, unless some OPEN still
+ * lacks its CLOSE: then journal_recover ends it. No request may wait. NULLs. */
 void journal_destroy(struct journal **journal);
 
 /* Before dispatch. False when the disk is full or failing (or JOURNAL_OPEN_MAX are open, or the two segments that are

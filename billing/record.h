@@ -1,6 +1,7 @@
 /* The journal's records and how they stand in a file. Pure.
  * A record is: u32 length of the payload, u32 CRC-32C over everything after it, u64 sequence, u8 type, payload;
- * little-endian. Zero length ends a segment's content (segments are pre-allocated with zeros). */
+ * little-endian. Zero length, or the end of the file, ends a segment's content (segments are pre-allocated with zeros).
+ */
 #ifndef BILLING_RECORD_H
 #define BILLING_RECORD_H
 

@@ -311,7 +311,10 @@ static bool close_all(struct recovering *state)
             return false;
     }
     finish.when = state->last_when;
-    return seal(state) && append(state, &finish) && fdatasync(state->fd) == 0;
+    if (!seal(state) || !append(state, &finish))
+        return false;
+    (void) !ftruncate(state->fd, (off_t) state->end.offset); /* what was kept for these */
+    return fdatasync(state->fd) == 0;
 }
 
 static void forget_all(struct recovering *state)

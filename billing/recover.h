@@ -33,7 +33,8 @@ enum journal_read journal_read_next(struct journal_reader *reader, struct record
 struct journal_position journal_reader_position(const struct journal_reader *reader);
 
 /* Finish a dead writer's journal: cut the torn tail, append a CLOSE (END_CRASH) for each OPEN without one — output and
- * time of the last PROGRESS, input as estimated; 0 and 0 when there was no PROGRESS — and the SEAL of its last epoch.
+ * time of the last PROGRESS, input as estimated; 0 and 0 when there was no PROGRESS — and the SEAL of its last epoch;
+ * FINISH ends it, and the file behind it.
  * Repeating it changes nothing. False with errno; EBADMSG = it is damaged, and nothing was changed.
  * Records behind damage are neither cut nor used: requests and SEALs that belong to them may be what is missing, epochs
  * of them may be in the ledger already, and their numbers would not be those that Redis has. A power cut can leave the

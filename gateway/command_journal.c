@@ -1,19 +1,20 @@
 /* `tollgate journal dump` and `journal verify`: what the usage journals say, and whether they keep their rules. */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "billing/journal_verify.h"
+#include "conf/files.h"
 #include "gateway/command.h"
 
-enum { SEGMENT_NAME_LENGTH = 12 }; /* "00000001.seg" */
+enum {
+    SEGMENT_NAME_LENGTH = 12, /* "00000001.seg" */
+    SEGMENT_BYTES_MAX = 1024 * 1024 * 1024
+};
 
 /* One `dump` or `verify` over one writer's files after the other. */
 struct walk {
@@ -149,24 +150,17 @@ static bool walk_bytes(struct walk *walk, const char *file, struct text bytes)
     return is_zero(rest) || damaged(walk, file, offset, "zeros where a record should be, and more after them");
 }
 
-/* Segments end in zeros, and their writer may be adding to them. */
+/* Segments end in zeros, and their writer may be adding to them, or end the file there. */
 static bool walk_segment(struct walk *walk, const char *file)
 {
-    struct stat status;
-    int fd = open(file, O_RDONLY | O_CLOEXEC);
-    bool opened = fd >= 0 && fstat(fd, &status) == 0;
-    size_t size = opened ? (size_t) status.st_size : 0;
-    void *map = size > 0 ? mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    if (!opened || map == MAP_FAILED) {
-        command_fail(walk->name, "%s: %s", file, strerror(error));
+    struct file_content content;
+    int error = file_read(file, SEGMENT_BYTES_MAX, &content);
+    if (error != 0) {
+        command_fail(walk->name, "%s: %s", file, file_error_text(error));
         return false;
     }
-    bool ok = walk_bytes(walk, file, (struct text){map, size});
-    if (map != NULL)
-        munmap(map, size);
+    bool ok = walk_bytes(walk, file, (struct text){content.bytes, content.length});
+    free(content.bytes);
     walk->segments++;
     return ok;
 }

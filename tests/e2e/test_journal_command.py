@@ -156,6 +156,14 @@ def test_verify_says_where(tmp_path, records, at, what):
     assert said.stdout == ""
 
 
+def test_a_segment_that_ends_with_its_last_record(tmp_path):
+    writer = write(tmp_path / "0-abc", GOOD[:5], GOOD[5:])
+    os.truncate(writer / "00000002.seg", size(*GOOD[5:]))
+    assert " 2 segment(s), 8 records; 2 requests, 0 of them open" in tollgate("verify", writer).stdout
+    os.truncate(writer / "00000002.seg", size(*GOOD[5:]) - 1)
+    assert f"00000002.seg:{size(*GOOD[5:7])}: no whole record" in tollgate("verify", writer, code=1).stderr
+
+
 def test_a_missing_segment(tmp_path):
     writer = write(tmp_path / "0-abc", GOOD[:2], GOOD[2:4], GOOD[4:])
     os.unlink(writer / "00000002.seg")

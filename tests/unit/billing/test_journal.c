@@ -179,6 +179,8 @@ static void test_epoch_ends_by_its_timer(void **state)
 
 /* ---- segments ---- */
 
+enum { SEAL_AND_FINISH_BYTES = 2 * RECORD_HEAD_BYTES + 4 * 8 };
+
 static void test_segments(void **state)
 {
     char path[PATH_MAX];
@@ -195,10 +197,15 @@ static void test_segments(void **state)
         assert_int_equal(status.st_size, 8192);
         assert_int_equal(status.st_mode & 0777, 0600);
     }
+    char last[PATH_MAX];
+    assert_true(segment_path(room.journal, room.journal->segment, ".seg", last));
     assert_true(segment_path(room.journal, room.journal->segment + 1, ".next", path));
     assert_int_equal(access(path, F_OK), 0);
+    off_t end = room.journal->offset + SEAL_AND_FINISH_BYTES;
     journal_destroy(&room.journal);
     assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(stat(last, &status), 0);
+    assert_int_equal(status.st_size, end); /* nothing is kept behind it */
     struct room_sum sum = room_read(room.writer);
     assert_int_equal(sum.opens, 500);
     assert_int_equal(sum.closes, 500);
@@ -481,6 +488,11 @@ static void test_open_requests_are_left_to_recovery(void **state)
     assert_true(room_open(&room, 1, ROOM_HOUR + 7, NULL));
     journal_destroy(&room.journal);
     assert_false(journal_is_finished(room.writer));
+    char path[PATH_MAX];
+    struct stat status;
+    snprintf(path, sizeof path, "%.200s/00000001.seg", room.writer);
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_size, JOURNAL_SEGMENT_BYTES); /* its room is kept for the CLOSE */
     assert_true(journal_recover(room.writer, true, &found));
     assert_int_equal(found.crashed_requests, 1);
     struct room_sum sum = room_read(room.writer);

@@ -91,6 +91,15 @@ static struct journal_position end_of(const char *writer)
     return position;
 }
 
+static off_t size_of(unsigned segment)
+{
+    char path[PATH_MAX];
+    struct stat status;
+    segment_name(path, segment);
+    assert_int_equal(stat(path, &status), 0);
+    return status.st_size;
+}
+
 /* Recover, look, and recover once more: nothing changes. */
 static struct recovery recover_and_check(void)
 {
@@ -102,6 +111,7 @@ static struct recovery recover_and_check(void)
     assert_int_equal(sum.finishes, 1);
     assert_int_equal(sum.end, JOURNAL_NO_MORE_YET);
     assert_true(journal_is_finished(room.writer));
+    assert_int_equal(size_of(end_of(room.writer).segment), end_of(room.writer).offset);
     assert_true(journal_recover(room.writer, true, &again));
     assert_int_equal(again.crashed_requests, 0);
     assert_int_equal(content(room.writer), before);
