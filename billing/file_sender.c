@@ -137,6 +137,8 @@ bool file_sender_turn(struct file_sender *sender, const struct policy *policy, m
 {
     struct epoch_rows rows;
     const struct provider_policy *provider = policy_provider(policy, PROVIDER_FILE);
+    if (provider == NULL)
+        sender->trouble[0] = '\0';
     if (provider == NULL || !back_off_is_over(&sender->back_off, clock_mono_ms()))
         return false;
     while (find_epoch(sender, &rows)) {
@@ -147,6 +149,7 @@ bool file_sender_turn(struct file_sender *sender, const struct policy *policy, m
             return false;
         note_delivered(sender, count);
     }
+    sender->trouble[0] = '\0';
     return false;
 }
 

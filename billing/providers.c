@@ -11,7 +11,7 @@
 #include "billing/file_sender.h"
 #include "billing/sender.h"
 
-enum { NAME_BYTES = 32 };
+enum { ALL_TROUBLES_BYTES = 2048 }; /* of one provider it is less than 700 */
 
 struct providers {
     char billing_directory[PATH_MAX], ledger_directory[PATH_MAX];
@@ -23,6 +23,7 @@ struct providers {
     struct file_sender *file_sender;
     struct sender *sender; /* of PROVIDER_STRIPE */
     char open_trouble[PROVIDERS_TROUBLE_BYTES];
+    char trouble[ALL_TROUBLES_BYTES];
 };
 
 struct providers *providers_create(const struct providers_options *options)
@@ -220,16 +221,24 @@ size_t providers_usage(const struct providers *providers, struct usage_status re
     return count;
 }
 
-const char *providers_trouble(const struct providers *providers)
+static void add_trouble(struct builder *to, const char *of, const char *trouble)
 {
-    const char *trouble = providers->open_trouble;
-    for (int kind = 0; kind < PROVIDER_KIND_COUNT && trouble[0] == '\0'; kind++) {
+    if (trouble[0] != '\0')
+        builder_format(to, "%s%s%s", to->length > 0 ? "; " : "", of, trouble);
+}
+
+const char *providers_trouble(struct providers *providers)
+{
+    struct builder all;
+    builder_init(&all, providers->trouble, sizeof providers->trouble);
+    add_trouble(&all, "", providers->open_trouble);
+    for (int kind = 0; kind < PROVIDER_KIND_COUNT; kind++) {
         if (providers->outboxes[kind] != NULL)
-            trouble = outbox_trouble(providers->outboxes[kind]);
+            add_trouble(&all, "", outbox_trouble(providers->outboxes[kind]));
     }
-    if (trouble[0] == '\0' && providers->sender != NULL)
-        trouble = sender_trouble(providers->sender);
-    if (trouble[0] == '\0' && providers->file_sender != NULL)
-        trouble = file_sender_trouble(providers->file_sender);
-    return trouble;
+    if (providers->file_sender != NULL)
+        add_trouble(&all, "", file_sender_trouble(providers->file_sender));
+    if (providers->sender != NULL)
+        add_trouble(&all, "stripe: ", sender_trouble(providers->sender));
+    return builder_string(&all);
 }

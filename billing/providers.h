@@ -47,7 +47,7 @@ struct outbox *const *providers_outboxes(const struct providers *providers);
  * has not got; 0 = there is none. */
 size_t providers_usage(const struct providers *providers, struct usage_status ret[PROVIDER_KIND_COUNT],
                        wall_ms *ret_oldest);
-/* What fails at the moment, "" = nothing. */
-const char *providers_trouble(const struct providers *providers);
+/* What fails at the moment, of each provider, "" = nothing. Valid until the next call. */
+const char *providers_trouble(struct providers *providers);
 
 #endif
