@@ -174,6 +174,32 @@ static void warn_of_held(struct loading *loading, const struct provider_policy *
     }
 }
 
+/* NULL: none that both sell for the same. */
+static const struct model *find_sold_twice(const struct policy *policy, const struct meter_policy *one,
+                                           const struct meter_policy *other)
+{
+    for (size_t i = 0; i < policy->model_count && one->measure == other->measure; i++) {
+        if (meter_takes(one, &policy->models[i]) && meter_takes(other, &policy->models[i]))
+            return &policy->models[i];
+    }
+    return NULL;
+}
+
+/* A second meter for the same thing may be wanted, and is more often a customer charged twice. */
+static void warn_of_two(struct loading *loading, const struct provider_policy *provider, struct place place)
+{
+    for (size_t i = 0; i < provider->meter_count; i++) {
+        for (size_t k = i + 1; k < provider->meter_count; k++) {
+            const struct meter_policy *one = &provider->meters[i], *other = &provider->meters[k];
+            const struct model *model = find_sold_twice(&loading->snapshot->policy, one, other);
+            if (model != NULL)
+                problem_warning(loading->problems, place,
+                                "the meters \"%s\" and \"%s\" both take %s of the model \"%s\": they are sold twice",
+                                one->event_name, other->event_name, MEASURE_NAMES[one->measure], model->name);
+        }
+    }
+}
+
 static void load_stripe(struct loading *loading, const struct node *map, struct provider_policy *provider)
 {
     const struct node *base_node = setting_node(map, SETTING_STRIPE_API_BASE);
@@ -188,8 +214,10 @@ static void load_stripe(struct loading *loading, const struct node *map, struct 
         problem_error(loading->problems, base_node->place,
                       "api_base must start with https://: over http:// the key could be read on the way");
     load_meters(loading, meters, provider);
-    if (loading->mode == LOAD_CHECK && meters != NULL && meters->valid)
-        warn_of_held(loading, provider, meters->key_place);
+    if (loading->mode != LOAD_CHECK || meters == NULL || !meters->valid)
+        return;
+    warn_of_held(loading, provider, meters->key_place);
+    warn_of_two(loading, provider, meters->key_place);
 }
 
 /* False when it is not clear what it is; that is told. */

@@ -199,6 +199,22 @@ static void versions_of_a_price_are_in_order(void **state)
     policy_drop(&policy);
 }
 
+static void check_says(const char *yaml, const char *const *wanted, size_t count)
+{
+    struct problem_list problems;
+    problem_list_init(&problems);
+    const struct policy *policy = load(yaml, LOAD_CHECK, &problems);
+    assert_non_null(policy);
+    struct text got = buffer_text(&problems.text);
+    for (size_t i = 0; i < count; i++) {
+        if (memmem(got.at, got.length, wanted[i], strlen(wanted[i])) == NULL)
+            fail_msg("no \"%s\" in\n%.*s", wanted[i], TEXT_ARGUMENTS(got));
+    }
+    assert_int_equal(problems.warnings, count);
+    policy_drop(&policy);
+    problem_list_finish(&problems);
+}
+
 static void doubts_are_told_by_check_only(void **state)
 {
     (void) state;
@@ -206,23 +222,30 @@ static void doubts_are_told_by_check_only(void **state)
     const char *yaml = "redis: { url: 'redis://10.0.0.1' }\n" MODELS TENANTS
                        "billing: { providers: [ { stripe: { api_key_file: stripe.key,\n"
                        "  meters: [ { event_name: x, measure: requests, models: [other] } ] } } ] }\n";
-    struct problem_list problems;
-    problem_list_init(&problems);
-    const struct policy *policy = load(yaml, LOAD_CHECK, &problems);
-    assert_non_null(policy);
-    struct text got = buffer_text(&problems.text);
     static const char *const wanted[] = {":1:15: warning: this connection is not encrypted",
                                          ":5:58: warning: \"other\" matches no model",
                                          ":5:3: warning: 1 of 1 tenants have no customer, such as \"t\"",
                                          ":5:3: warning: no meter takes the model \"m\""};
-    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-        if (memmem(got.at, got.length, wanted[i], strlen(wanted[i])) == NULL)
-            fail_msg("no \"%s\" in\n%.*s", wanted[i], TEXT_ARGUMENTS(got));
-    }
+    check_says(yaml, wanted, sizeof(wanted) / sizeof(wanted[0]));
+    const struct policy *policy = load_good(yaml);
     policy_drop(&policy);
-    problem_list_finish(&problems);
-    policy = load_good(yaml);
-    policy_drop(&policy);
+}
+
+#define METERS(first, second)                                                                                          \
+    MODELS "tenants: { t: { customer: cus_1 } }\nbilling: { providers: [ { stripe: { api_key_file: stripe.key,\n"      \
+           "  meters: [ " first ", " second " ] } } ] }\n"
+
+static void two_meters_for_one_thing_are_told(void **state)
+{
+    (void) state;
+    scratch_write("stripe.key", "rk_test_1\n");
+    static const char *const wanted[] = {
+        "warning: there is no API key",
+        "warning: the meters \"a\" and \"b\" both take input_tokens of the model \"m\": they are sold twice"};
+    check_says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: input_tokens }"), wanted,
+               2);
+    check_says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: output_tokens }"), wanted,
+               1);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_create, scratch_destroy)
@@ -239,6 +262,7 @@ int main(void)
         TEST(one_price_needs_no_list),
         TEST(versions_of_a_price_are_in_order),
         TEST(doubts_are_told_by_check_only),
+        TEST(two_meters_for_one_thing_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
