@@ -137,11 +137,14 @@ bool file_sender_turn(struct file_sender *sender, const struct policy *policy, m
 {
     struct epoch_rows rows;
     const struct provider_policy *provider = policy_provider(policy, PROVIDER_FILE);
-    if (provider == NULL)
-        sender->trouble[0] = '\0';
-    if (provider == NULL || !back_off_is_over(&sender->back_off, clock_mono_ms()))
+    if (provider != NULL && !back_off_is_over(&sender->back_off, clock_mono_ms()))
         return false;
     while (find_epoch(sender, &rows)) {
+        if (provider == NULL) {
+            text_copy(sender->trouble, sizeof sender->trouble,
+                      TEXT("the configuration does not name the provider file"));
+            return false;
+        }
         size_t count = due_count(sender, rows);
         if (clock_mono_ms() >= until)
             return true;

@@ -87,7 +87,7 @@ static void test_each_tells_its_trouble(void **state)
                                  "stripe: the configuration does not name this provider");
     assert_true(providers_change(providers, NULL, at_stripe.id, ROW_HOLD).changed);
     assert_string_equal(providers_trouble(providers), "the directory of the provider file: Not a directory");
-    assert_string_equal(trouble_with(NULL), ""); /* nobody wants it there any more */
+    assert_string_equal(trouble_with(NULL), "the configuration does not name the provider file");
     assert_string_equal(trouble_with(scratch_path("out")), "");
     assert_int_equal(row_states_count_of(outbox_states(providers_outboxes(providers)[PROVIDER_FILE]), ROW_ACKED), 1);
 }
