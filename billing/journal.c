@@ -49,6 +49,26 @@ struct journal {
     wall_ms epoch_began, epoch_due, last_when;
 };
 
+/* ---- what the disk takes ---- */
+
+static void note_time(struct journal *journal, mono_us began)
+{
+    int64_t took_us = clock_mono_us() - began;
+    metric_observe_us(journal->write_seconds, took_us);
+    if (took_us > journal->slowest_us)
+        journal->slowest_us = took_us;
+}
+
+static void forget_slowness(struct journal *journal)
+{
+    int64_t age_ms = loop_now(journal->loop) - journal->slow_window_began;
+    if (age_ms < SLOW_WINDOW_MS)
+        return;
+    journal->slowest_before_us = age_ms < 2 * SLOW_WINDOW_MS ? journal->slowest_us : 0;
+    journal->slowest_us = 0;
+    journal->slow_window_began = loop_now(journal->loop);
+}
+
 /* ---- segments ---- */
 
 static bool segment_path(const struct journal *journal, uint32_t number, const char *suffix, char to[PATH_MAX])
@@ -62,22 +82,23 @@ static bool segment_path(const struct journal *journal, uint32_t number, const c
 
 /* Allocated whole, so that a disk that fills up cannot refuse what was promised room. Named .next until what is
  * before it is written (and at level GROUP on the disk): readers go on to a segment when it has its name. */
-static int allocate_segment(const struct journal *journal, uint32_t number)
+static int allocate_segment(struct journal *journal, uint32_t number)
 {
     char path[PATH_MAX];
     if (!segment_path(journal, number, ".next", path))
         return -1;
+    mono_us began = clock_mono_us();
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return -1;
-    int error = posix_fallocate(fd, 0, journal->segment_bytes);
-    if (error != 0) {
+    int error = fd < 0 ? errno : posix_fallocate(fd, 0, journal->segment_bytes);
+    note_time(journal, began);
+    if (error == 0)
+        return fd;
+    if (fd >= 0) {
         (void) unlink(path);
         close(fd);
-        errno = error;
-        return -1;
     }
-    return fd;
+    errno = error;
+    return -1;
 }
 
 static bool name_segment(const struct journal *journal, uint32_t number)
@@ -128,10 +149,7 @@ static bool write_pending(struct journal *journal)
         struct text bytes = buffer_text(&journal->pending);
         mono_us before = clock_mono_us();
         ssize_t written = pwrite(journal->fd, bytes.at, bytes.length, journal->offset);
-        int64_t took_us = clock_mono_us() - before;
-        metric_observe_us(journal->write_seconds, took_us);
-        if (took_us > journal->slowest_us)
-            journal->slowest_us = took_us;
+        note_time(journal, before);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0) {
@@ -146,18 +164,27 @@ static bool write_pending(struct journal *journal)
     return true;
 }
 
+/* At level GROUP the sync thread does this. */
+static bool leave_segment(struct journal *journal)
+{
+    mono_us began = clock_mono_us();
+    bool named = name_segment(journal, journal->segment + 1);
+    if (named)
+        close(journal->fd);
+    note_time(journal, began);
+    return named;
+}
+
 /* Go on in the next segment. Everything pending belongs to this one and must be on its way first. */
 static bool switch_segment(struct journal *journal)
 {
     if (!write_pending(journal) || (journal->sync != NULL && journal_sync_is_full(journal->sync)))
         return false;
     allocate_next(journal);
-    if (journal->next_fd < 0 || (journal->sync == NULL && !name_segment(journal, journal->segment + 1)))
+    if (journal->next_fd < 0 || (journal->sync == NULL && !leave_segment(journal)))
         return false;
     if (journal->sync != NULL)
         journal_sync_switch(journal->sync, journal->offset, journal->next_fd, journal->segment + 1);
-    else
-        close(journal->fd);
     journal->fd = journal->next_fd;
     journal->next_fd = -1;
     journal->segment++;
@@ -167,16 +194,6 @@ static bool switch_segment(struct journal *journal)
 }
 
 /* ---- the end of a turn ---- */
-
-static void forget_slowness(struct journal *journal)
-{
-    int64_t age_ms = loop_now(journal->loop) - journal->slow_window_began;
-    if (age_ms < SLOW_WINDOW_MS)
-        return;
-    journal->slowest_before_us = age_ms < 2 * SLOW_WINDOW_MS ? journal->slowest_us : 0;
-    journal->slowest_us = 0;
-    journal->slow_window_began = loop_now(journal->loop);
-}
 
 static void remove_wait(struct journal *journal, struct journal_wait **at)
 {

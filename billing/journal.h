@@ -57,7 +57,7 @@ void journal_forget(struct journal *journal, struct journal_wait *wait);
 /* Refuses OPENs at the moment, and why ("" = no). */
 const char *journal_trouble(const struct journal *journal);
 const char *journal_writer_id(const struct journal *journal);
-/* The longest write(2) of the last minute, for /readyz. */
+/* The longest that a write(2), or making room for more, kept the worker's thread in the last minute: for /readyz. */
 int64_t journal_slowest_write_us(const struct journal *journal);
 
 #endif

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 
 /* What the disk does; 0 = as it can. */
 static int write_error, allocate_error;
+static useconds_t allocate_us, rename_us;
 static size_t write_most; /* bytes a write takes; 0 = all */
 
 static ssize_t fake_pwrite(int fd, const void *bytes, size_t count, off_t at)
@@ -21,14 +23,23 @@ static ssize_t fake_pwrite(int fd, const void *bytes, size_t count, off_t at)
 
 static int fake_posix_fallocate(int fd, off_t from, off_t count)
 {
+    usleep(allocate_us);
     return allocate_error != 0 ? allocate_error : posix_fallocate(fd, from, count);
+}
+
+static int fake_rename(const char *from, const char *to)
+{
+    usleep(rename_us);
+    return rename(from, to);
 }
 
 #define pwrite          fake_pwrite
 #define posix_fallocate fake_posix_fallocate
+#define rename          fake_rename
 #include "billing/journal.c"
 #undef pwrite
 #undef posix_fallocate
+#undef rename
 
 #include "tests/lib/journal_room.h"
 
@@ -38,6 +49,7 @@ static int set_up(void **state)
 {
     (void) state;
     write_error = allocate_error = 0;
+    allocate_us = rename_us = 0;
     write_most = 0;
     room_init(&room);
     return 0;
@@ -513,6 +525,25 @@ static void test_room_for_many_open(void **state)
     assert_int_equal(room_read(room.writer).closes, count);
 }
 
+/* What a new segment takes keeps requests waiting as a write does. */
+static void test_slow_segments_are_told(void **state)
+{
+    enum { SLOW_US = 300000 };
+    (void) state;
+    room.options.segment_bytes = 8192;
+    for (int is_rename = 0; is_rename < 2; is_rename++) {
+        room_begin(&room);
+        one_request(0, ROOM_HOUR);
+        assert_true(journal_slowest_write_us(room.journal) < SLOW_US);
+        *(is_rename ? &rename_us : &allocate_us) = SLOW_US;
+        for (unsigned i = 1; room.journal->segment == 1; i++)
+            one_request(i, ROOM_HOUR);
+        assert_true(journal_slowest_write_us(room.journal) >= SLOW_US);
+        allocate_us = rename_us = 0;
+        journal_destroy(&room.journal);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -524,6 +555,7 @@ int main(void)
         TEST(test_epochs_are_cut),
         TEST(test_epoch_ends_by_its_timer),
         TEST(test_segments),
+        TEST(test_slow_segments_are_told),
         TEST(test_reader_while_it_is_written),
         TEST(test_full_disk_keeps_room_for_the_open),
         TEST(test_space_again_is_noticed),
