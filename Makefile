@@ -3,6 +3,7 @@ CC := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
 BUILD ?= build
 MODE ?= release
 WERROR ?=
+PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 export FUZZ_SECONDS
 
@@ -39,12 +40,13 @@ SCRIPTED_OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(wildcard tests/tools/scripted_*.
 TOOLS := $(OUT)/tools/scripted_engine $(OUT)/tools/tollgate_test_clock $(OUT)/tools/slow_disk.so $(OUT)/tools/tollgate_ledger
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all run test lint unit e2e ledger ledger-mutations asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE
+.PHONY: all run install test lint unit e2e ledger ledger-mutations asan tsan fuzz fuzz-replay estimate-report journal-bench ship-bench format format-check docs tools units fuzzers everything clean help FORCE
 all: $(BUILD)/tollgate
 
 help:
 	@echo 'make            build build/tollgate (MODE=release|asan|tsan: into build/<mode>/, WERROR=1: warnings are errors)'
 	@echo 'make run        fetch the demo engine and model, start the gateway in front of it, print how to call it'
+	@echo 'make install    the binary and its completions below PREFIX (/usr/local), systemd units; DESTDIR for packagers'
 	@echo 'make test       install what the tests need and run every suite; the last line counts them'
 	@echo 'make lint       formatting, layering, sizes, options, generated docs, both compilers without a warning'
 	@echo 'make unit       unit tests (MODE=asan, MODE=tsan: with that sanitizer)'
@@ -111,6 +113,13 @@ everything: $(OUT)/tollgate units tools $(patsubst %.c,$(OUT)/%,$(wildcard bench
 
 run:
 	@scripts/run.sh
+install: $(BUILD)/tollgate
+	install -D -m 0755 $< $(DESTDIR)$(PREFIX)/bin/tollgate
+	install -D -m 0644 deploy/completions/tollgate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/tollgate
+	@for unit in $(notdir $(wildcard deploy/*.service deploy/*.timer)); do \
+	    sed 's|/usr/local/bin|$(PREFIX)/bin|g' "deploy/$$unit" | \
+	        install -D -m 0644 /dev/stdin "$(DESTDIR)/etc/systemd/system/$$unit" || exit 1; \
+	done
 test:
 	@scripts/test.sh
 lint:
