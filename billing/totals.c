@@ -51,6 +51,7 @@ struct totals {
     char *api_base;              /* whose meters are known */
     struct known_meter meters[METERS_MAX];
     size_t meter_count;
+    enum totals_fault fault;
 };
 
 /* ---- questions ---- */
@@ -183,12 +184,18 @@ static bool begin_part(struct totals *totals)
 
 /* ---- answers ---- */
 
+enum totals_fault totals_fault(const struct totals *totals)
+{
+    return totals->fault;
+}
+
 /* The first question is over; the next one begins. */
 static void finish(struct totals *totals, const char *error)
 {
     struct asking *asking = totals->first;
     totals->first = asking->next;
     asking->done(asking->owner, asking->total, error);
+    totals->fault = TOTALS_FAULT_PROVIDER;
     free_asking(asking);
     if (totals->first != NULL && totals->fetch == NULL && !begin_question(totals))
         finish(totals, "out of memory");
@@ -257,8 +264,10 @@ static const char *after_page(struct totals *totals, struct asking *asking, bool
         finish(totals, "");
         return NULL;
     }
-    if (!is_found)
+    if (!is_found) {
+        totals->fault = TOTALS_FAULT_METER;
         return "the provider has no active meter with this event name";
+    }
     return begin_part(totals) ? NULL : "out of memory";
 }
 
@@ -271,11 +280,15 @@ static void on_answer(void *owner, const struct fetch_result *result)
     totals->fetch = NULL;
     if (outcome.verdict != VERDICT_ACKED) {
         totals->meter_count = 0; /* its id may be what is wrong */
+        if (asking->is_summing && (outcome.verdict == VERDICT_REJECTED || result->status == 404))
+            totals->fault = TOTALS_FAULT_QUESTION;
         finish(totals, outcome.reason[0] != '\0' ? outcome.reason : "the provider's answer is no list");
         return;
     }
     bool has_more;
     const char *wrong = take_page(totals, asking, result->body, &has_more);
+    if (wrong != NULL && asking->is_summing)
+        totals->fault = TOTALS_FAULT_QUESTION;
     if (wrong == NULL)
         wrong = after_page(totals, asking, has_more);
     if (wrong != NULL)

@@ -26,6 +26,9 @@ struct totals_question {
 /* @error "" when @total is the answer; else why there is none, in words, without a secret. Others may be asked from
  * inside; the totals must not be destroyed. */
 typedef void totals_done(void *owner, int64_t total, const char *error);
+/* What an error is about, from inside the call that tells it: then others may still be answered, but for the first. */
+enum totals_fault { TOTALS_FAULT_PROVIDER, TOTALS_FAULT_METER, TOTALS_FAULT_QUESTION };
+enum totals_fault totals_fault(const struct totals *totals);
 /* Texts are copied. One question is asked at a time, the others wait. False when memory is exhausted: no call will
  * come. */
 bool totals_ask(struct totals *totals, const struct totals_question *question, totals_done *done, void *owner);

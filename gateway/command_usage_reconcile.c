@@ -89,22 +89,28 @@ static const char *const LINE_HEADINGS[LINE_COLUMNS] = {"TO",    "TENANT",    "M
                                                         "REDIS", "DELIVERED", "PENDING", "SENT", "REJECTED",
                                                         "HELD",  "PROVIDER",  ""};
 
-static bool is_known(const struct usage_audit_provider *provider, size_t column)
+static bool is_known(struct reconcile_known known, size_t column)
 {
-    return column != RECONCILE_PROVIDER || provider->known.provider;
+    return column != RECONCILE_PROVIDER || known.provider;
+}
+
+static bool differs(const struct usage_audit_provider *provider, const struct reconcile_line *line)
+{
+    return reconcile_differs(line, usage_audit_known(provider, line));
 }
 
 static bool add_line(struct usage_table *table, const struct usage_audit_provider *provider,
                      const struct reconcile_line *line)
 {
+    struct reconcile_known known = usage_audit_known(provider, line);
     char hour[CLOCK_TEXT_BYTES], numbers[RECONCILE_COLUMN_COUNT][NUMBER_BYTES];
     const char *cells[LINE_COLUMNS] = {PROVIDER_KIND_NAMES[provider->policy->kind], line->tenant, line->meter,
                                        usage_time_text(line->hour, hour)};
     for (size_t i = 0; i < RECONCILE_COLUMN_COUNT; i++) {
         snprintf(numbers[i], NUMBER_BYTES, "%" PRId64, line->quantities[i]);
-        cells[FIRST_COLUMN + i] = is_known(provider, i) ? numbers[i] : "-";
+        cells[FIRST_COLUMN + i] = is_known(known, i) ? numbers[i] : "-";
     }
-    cells[MARK] = reconcile_differs(line, provider->known) ? "differs" : "";
+    cells[MARK] = reconcile_differs(line, known) ? "differs" : "";
     return usage_table_add(table, cells);
 }
 
@@ -116,10 +122,10 @@ static bool add_lines(struct usage_table *table, const struct usage_audit_provid
     const struct reconcile_line *lines = audit_rows_lines(provider->rows, &count);
     bool good = lines != NULL;
     for (size_t i = 0; good && i < count; i++) {
-        bool differs = reconcile_differs(&lines[i], provider->known);
+        bool is_different = differs(provider, &lines[i]);
         found->lines++;
-        found->differing_lines += differs;
-        if (all || (differs && usage_table_count(table) < PRINTED_MAX))
+        found->differing_lines += is_different;
+        if (all || (is_different && usage_table_count(table) < PRINTED_MAX))
             good = add_line(table, provider, &lines[i]);
     }
     return good;
@@ -184,14 +190,15 @@ static json_t *cell_json(const struct usage_audit_cell *cell)
 
 static json_t *line_json(const struct usage_audit_provider *provider, const struct reconcile_line *line)
 {
+    struct reconcile_known known = usage_audit_known(provider, line);
     char hour[CLOCK_TEXT_BYTES];
     json_t *quantities = json_object();
     for (size_t i = 0; i < RECONCILE_COLUMN_COUNT; i++)
         json_object_set_new(quantities, RECONCILE_COLUMN_NAMES[i],
-                            is_known(provider, i) ? json_integer(line->quantities[i]) : json_null());
+                            is_known(known, i) ? json_integer(line->quantities[i]) : json_null());
     return json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "provider", PROVIDER_KIND_NAMES[provider->policy->kind],
                      "tenant", line->tenant, "meter", line->meter, "hour", usage_time_text(line->hour, hour), "differs",
-                     reconcile_differs(line, provider->known) ? 1 : 0, "quantities", quantities);
+                     reconcile_differs(line, known) ? 1 : 0, "quantities", quantities);
 }
 
 static bool add_lines_json(json_t *list, const struct usage_audit_provider *provider, bool all, struct found *found)
@@ -199,10 +206,10 @@ static bool add_lines_json(json_t *list, const struct usage_audit_provider *prov
     size_t count;
     const struct reconcile_line *lines = audit_rows_lines(provider->rows, &count);
     for (size_t i = 0; lines != NULL && i < count; i++) {
-        bool differs = reconcile_differs(&lines[i], provider->known);
+        bool is_different = differs(provider, &lines[i]);
         found->lines++;
-        found->differing_lines += differs;
-        if (all || differs)
+        found->differing_lines += is_different;
+        if (all || is_different)
             json_array_append_new(list, line_json(provider, &lines[i]));
     }
     return lines != NULL;

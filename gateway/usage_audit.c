@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "billing/install_id.h"
 #include "billing/outbox.h"
 #include "billing/private_redis.h"
@@ -39,9 +41,15 @@ void usage_audit_reason(struct usage_audit *audit, const char *format, ...)
     va_list arguments;
     if (audit->reason_count == USAGE_AUDIT_REASONS_MAX)
         return;
+    char *reason = audit->reasons[audit->reason_count];
     va_start(arguments, format);
-    vsnprintf(audit->reasons[audit->reason_count++], USAGE_AUDIT_REASON_BYTES, format, arguments);
+    vsnprintf(reason, USAGE_AUDIT_REASON_BYTES, format, arguments);
     va_end(arguments);
+    for (size_t i = 0; i < audit->reason_count; i++) {
+        if (strcmp(audit->reasons[i], reason) == 0)
+            return;
+    }
+    audit->reason_count++;
 }
 
 static bool is_in_window(const struct running *running, wall_ms ended)
@@ -356,6 +364,7 @@ void usage_audit_finish(struct usage_audit *audit)
     for (size_t i = 0; i < audit->provider_count; i++) {
         audit_rows_destroy(&audit->providers[i].rows);
         row_states_close(&audit->providers[i].states);
+        json_decref(audit->providers[i].unasked);
     }
     free(audit->differing);
     audit->differing = NULL;

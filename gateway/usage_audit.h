@@ -28,6 +28,7 @@ struct usage_audit_provider {
     struct row_states *states;
     struct audit_rows *rows;
     struct reconcile_known known;
+    struct json_t *unasked; /* its members are the lines whose totals could not be asked; NULL = none */
 };
 
 struct usage_audit {
@@ -51,7 +52,11 @@ struct usage_audit {
 bool usage_audit_run(struct usage_audit *audit);
 void usage_audit_finish(struct usage_audit *audit);
 
-/* For the parts of it. Too many are passed over. */
+/* What is known of this line of the provider's. */
+struct reconcile_known usage_audit_known(const struct usage_audit_provider *provider,
+                                         const struct reconcile_line *line);
+
+/* For the parts of it. One that was given before is passed over, and so are too many. */
 __attribute__((format(printf, 2, 3))) void usage_audit_reason(struct usage_audit *audit, const char *format, ...);
 /* What the providers have: Stripe is asked, the files of `file` are read. False after saying why: memory. */
 bool usage_audit_ask_providers(struct usage_audit *audit);

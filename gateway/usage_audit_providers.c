@@ -13,9 +13,14 @@
 #include "gateway/command.h"
 #include "gateway/usage_audit.h"
 
-enum { HOUR_MS = 3600 * 1000, TOTALS_MAX = 20000 };
+enum { HOUR_MS = 3600 * 1000, TOTALS_MAX = 20000, LINE_NAME_BYTES = 512 };
 
 /* ---- one that is asked ---- */
+
+struct told {
+    int64_t total;
+    bool is_known, is_passed_over;
+};
 
 struct asking {
     struct usage_audit *audit;
@@ -23,29 +28,60 @@ struct asking {
     struct loop *loop;
     struct totals *totals;
     const struct audit_total *list;
-    int64_t *answers;
+    struct told *answers;
     size_t count, next;
+    bool is_any_unasked;
     bool failed; /* memory */
 };
 
 static void ask_next(struct asking *asking);
 
+/* No other customer's total of the meter can be asked for. */
+static void pass_over_meter(struct asking *asking, const char *event_name)
+{
+    for (size_t i = asking->next; i < asking->count; i++)
+        asking->answers[i].is_passed_over |= strcmp(asking->list[i].event_name, event_name) == 0;
+}
+
+/* False: nothing else can be asked either. */
+static bool note_error(struct asking *asking, const char *error)
+{
+    const struct audit_total *total = &asking->list[asking->next];
+    const char *name = PROVIDER_KIND_NAMES[asking->provider->policy->kind];
+    asking->is_any_unasked = true;
+    switch (totals_fault(asking->totals)) {
+    case TOTALS_FAULT_METER:
+        usage_audit_reason(asking->audit, "%s cannot be asked for the meter %s: %s", name, total->event_name, error);
+        pass_over_meter(asking, total->event_name);
+        return true;
+    case TOTALS_FAULT_QUESTION:
+        usage_audit_reason(asking->audit, "%s cannot be asked for the meter %s of the customer %s: %s", name,
+                           total->event_name, total->customer, error);
+        return true;
+    case TOTALS_FAULT_PROVIDER:
+        break;
+    }
+    usage_audit_reason(asking->audit, "%s cannot be asked: %s", name, error);
+    asking->provider->known.provider = false;
+    return false;
+}
+
 static void told(void *owner, int64_t total, const char *error)
 {
     struct asking *asking = owner;
-    if (error[0] != '\0') {
-        usage_audit_reason(asking->audit, "%s cannot be asked: %s", PROVIDER_KIND_NAMES[asking->provider->policy->kind],
-                           error);
-        asking->provider->known.provider = false;
+    asking->answers[asking->next] = (struct told){.total = total, .is_known = error[0] == '\0'};
+    if (error[0] != '\0' && !note_error(asking, error)) {
         loop_stop(asking->loop);
         return;
     }
-    asking->answers[asking->next++] = total;
+    asking->next++;
     ask_next(asking);
 }
 
 static void ask_next(struct asking *asking)
 {
+    while (asking->next < asking->count && asking->answers[asking->next].is_passed_over)
+        asking->next++;
     if (asking->next == asking->count) {
         loop_stop(asking->loop);
         return;
@@ -96,6 +132,53 @@ static bool settle(struct usage_audit *audit, struct usage_audit_provider *provi
     return good;
 }
 
+static const char *line_name(const char *tenant, const char *meter, wall_ms hour, char to[LINE_NAME_BYTES])
+{
+    snprintf(to, LINE_NAME_BYTES, "%s\n%s\n%lld", tenant, meter, (long long) hour);
+    return to;
+}
+
+/* In the order of the list. */
+static int compare_totals(const void *left, const void *right)
+{
+    const struct audit_total *a = left, *b = right;
+    int order = strcmp(a->customer, b->customer);
+    order = order != 0 ? order : strcmp(a->event_name, b->event_name);
+    return order != 0 ? order : (a->hour > b->hour) - (a->hour < b->hour);
+}
+
+/* The lines of the totals that nobody told. False: no memory. */
+static bool note_unasked(const struct asking *asking)
+{
+    struct usage_audit_provider *provider = asking->provider;
+    char line[LINE_NAME_BYTES];
+    bool good = (provider->unasked = json_object()) != NULL;
+    for (size_t i = 0; good && i < row_states_count(provider->states); i++) {
+        const struct row_entry *entry = row_states_at(provider->states, i);
+        const char *tenant = entry->row.name.tenant;
+        struct audit_total total = {
+            .customer = entry->customer[0] != '\0' ? entry->customer : provider_customer(asking->audit->policy, tenant),
+            .event_name = row_event_name(&entry->row),
+            .hour = entry->row.ended - entry->row.ended % HOUR_MS};
+        const struct audit_total *found = NULL;
+        if (total.customer != NULL)
+            found = bsearch(&total, asking->list, asking->count, sizeof total, compare_totals);
+        if (found != NULL && !asking->answers[found - asking->list].is_known)
+            good = json_object_set_new(provider->unasked, line_name(tenant, total.event_name, total.hour, line),
+                                       json_true()) == 0;
+    }
+    return good;
+}
+
+struct reconcile_known usage_audit_known(const struct usage_audit_provider *provider, const struct reconcile_line *line)
+{
+    struct reconcile_known known = provider->known;
+    char name[LINE_NAME_BYTES];
+    if (json_object_get(provider->unasked, line_name(line->tenant, line->meter, line->hour, name)) != NULL)
+        known.provider = false;
+    return known;
+}
+
 static bool ask_totals(struct usage_audit *audit, struct usage_audit_provider *provider)
 {
     struct asking asking = {.audit = audit, .provider = provider};
@@ -108,8 +191,12 @@ static bool ask_totals(struct usage_audit *audit, struct usage_audit_provider *p
         return true;
     asking.answers = calloc(asking.count, sizeof *asking.answers);
     bool good = asking.answers != NULL && ask_all(&asking) && settle(audit, provider);
-    for (size_t i = 0; good && i < asking.next; i++)
-        good = audit_rows_answer(provider->rows, &asking.list[i], asking.answers[i]);
+    for (size_t i = 0; good && i < asking.next; i++) {
+        if (asking.answers[i].is_known)
+            good = audit_rows_answer(provider->rows, &asking.list[i], asking.answers[i].total);
+    }
+    if (good && asking.is_any_unasked)
+        good = note_unasked(&asking);
     free(asking.answers);
     return good;
 }

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.parse
 
+import httpx
 import pytest
 import yaml
 from support import paths
@@ -533,6 +534,33 @@ def post(house, what, form):
         timeout=30,
     )
     assert done.returncode == 0, done.stderr
+
+
+def stripe_call(house, method, path, **more):
+    """Its answer, by the house's key."""
+    authorization = {"Authorization": f"Bearer {SECRET}"}
+    answer = httpx.request(method, f"{house.stripe.url}/v1/billing/{path}", headers=authorization, **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_meter_that_is_gone_leaves_only_its_lines_unasked(house):
+    listed = stripe_call(house, "GET", "meters")["data"]
+    (meter,) = [each["id"] for each in listed if each["event_name"] == "requests"]
+    stripe_call(house, "POST", f"meters/{meter}/deactivate")
+    try:
+        told = house.json("usage", "reconcile", "--verbose", code=3)
+        text = house.command("usage", "reconcile", code=3)
+    finally:
+        stripe_call(house, "POST", f"meters/{meter}/reactivate")
+    (missing,) = told["missing"]
+    assert missing.startswith("stripe cannot be asked for the meter requests: ")
+    assert missing in text.stderr
+    lines = [row for row in told["rows"] if row["provider"] == "stripe" and row["tenant"] != "nobody"]
+    assert {row["meter"] for row in lines} == set(MEASURES) and not any(row["differs"] for row in lines)
+    for row in lines:
+        assert (row["quantities"]["provider"] is None) == (row["meter"] == "requests"), row
+    assert all(row["quantities"]["provider"] is not None for row in told["rows"] if row not in lines)
 
 
 def test_what_cannot_be_asked_is_said(house, copy):

@@ -33,6 +33,8 @@ struct answer {
     int calls;
     int64_t total;
     char error[256];
+    struct totals *totals;
+    enum totals_fault fault;
 };
 
 static void serve(void *owner, const struct http_stub_request *request, struct http_stub_answer *answer)
@@ -88,6 +90,7 @@ static void receive(void *owner, int64_t total, const char *error)
     struct answer *answer = owner;
     answer->calls++;
     answer->total = total;
+    answer->fault = totals_fault(answer->totals);
     snprintf(answer->error, sizeof answer->error, "%s", error);
 }
 
@@ -95,6 +98,7 @@ static void begin(struct room *room, const char *customer, struct answer *answer
 {
     const struct totals_question question = {
         .provider = &room->provider, .event_name = "out", .customer = customer, .from = BEGIN, .to = BEGIN + HOUR_MS};
+    answer->totals = room->totals;
     assert_true(totals_ask(room->totals, &question, receive, answer));
 }
 
@@ -189,6 +193,31 @@ static void test_why_there_is_no_answer(void **state)
     assert_non_null(strstr(ask(room, "cus").error, "302"));
 }
 
+static void test_what_an_error_is_about(void **state)
+{
+    struct room *room = *state;
+    room->meters[0] = "{\"data\":[],\"has_more\":false}";
+    assert_int_equal(ask(room, "cus").fault, TOTALS_FAULT_METER);
+    room->status = 404; /* of the list: the address is wrong */
+    assert_int_equal(ask(room, "cus").fault, TOTALS_FAULT_PROVIDER);
+    room->status = 200;
+    room->meters[0] = METERS;
+    room->summaries[0] = SUMMARY("1.5");
+    assert_int_equal(ask(room, "cus").fault, TOTALS_FAULT_QUESTION);
+    static const struct {
+        int status;
+        enum totals_fault fault;
+    } CASES[] = {{400, TOTALS_FAULT_QUESTION}, {404, TOTALS_FAULT_QUESTION}, {401, TOTALS_FAULT_PROVIDER},
+                 {429, TOTALS_FAULT_PROVIDER}, {500, TOTALS_FAULT_PROVIDER}, {0, TOTALS_FAULT_PROVIDER}};
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        room->status = 200;
+        room->summaries[0] = SUMMARY("1");
+        assert_string_equal(ask(room, "cus").error, "");
+        room->status = CASES[i].status;
+        assert_int_equal(ask(room, "cus").fault, CASES[i].fault);
+    }
+}
+
 /* Somebody made the meter anew: its id is asked for again. */
 static void test_a_failed_question_forgets_the_meters(void **state)
 {
@@ -240,13 +269,10 @@ static void test_destroy_cancels_what_is_asked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_the_total_of_an_hour),
-        TEST(test_pages_are_added_up),
-        TEST(test_what_is_no_exact_total_is_none),
-        TEST(test_why_there_is_no_answer),
-        TEST(test_a_failed_question_forgets_the_meters),
-        TEST(test_questions_wait_for_one_another),
-        TEST(test_destroy_cancels_what_is_asked),
+        TEST(test_the_total_of_an_hour),           TEST(test_pages_are_added_up),
+        TEST(test_what_is_no_exact_total_is_none), TEST(test_why_there_is_no_answer),
+        TEST(test_what_an_error_is_about),         TEST(test_a_failed_question_forgets_the_meters),
+        TEST(test_questions_wait_for_one_another), TEST(test_destroy_cancels_what_is_asked),
     };
     if (!transfers_global_init())
         return 1;
