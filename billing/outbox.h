@@ -67,4 +67,13 @@ const char *outbox_trouble(const struct outbox *outbox);
  * = never, EBADMSG = the file is damaged. Any thread. */
 bool outbox_since(const char *billing_directory, enum provider_kind provider, wall_ms *ret);
 
+/* What was known of the provider's rows is gone, and it may take again what it took before: @ret_error in words for a
+ * person. outbox_open would refuse. Any thread. */
+bool outbox_are_states_gone(const char *billing_directory, enum provider_kind provider,
+                            char ret_error[OUTBOX_TROUBLE_BYTES]);
+/* The billing directory is not there and epochs are in the ledger: a gateway makes the one before the others. */
+bool outbox_is_directory_gone(const char *billing_directory, const char *ledger_directory);
+/* How many epochs of the ledger have no rows in @states yet and get some. False with errno. */
+bool outbox_count_to_come(const struct outbox_options *options, const struct row_states *states, size_t *ret);
+
 #endif

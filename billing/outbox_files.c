@@ -7,10 +7,12 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "billing/outbox.h"
 #include "billing/provider.h"
 
@@ -58,6 +60,61 @@ bool outbox_files_since(const char *directory, enum provider_kind provider, wall
     *ret = first_seen;
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return file_close_after(fd, fd >= 0 && file_replace(fd, name, text_of(line), 0600));
+}
+
+/* The states are made before the file .since is. Without them everything in the ledger looks new, and a provider that
+ * keeps identifiers for a day would take again what it took before. */
+bool outbox_are_states_gone(const char *billing_directory, enum provider_kind provider,
+                            char ret_error[OUTBOX_TROUBLE_BYTES])
+{
+    const char *kind = PROVIDER_KIND_NAMES[provider];
+    char path[PATH_MAX], name[NAME_BYTES];
+    wall_ms since;
+    if (provider_capabilities(provider)->dedup_window_ms == PROVIDER_FOREVER)
+        return false;
+    snprintf(name, sizeof name, "%s.states", kind);
+    if (access(path_in(billing_directory, name, path), F_OK) == 0 || errno != ENOENT ||
+        (!outbox_since(billing_directory, provider, &since) && errno == ENOENT))
+        return false;
+    snprintf(ret_error, OUTBOX_TROUBLE_BYTES,
+             "billing/%s.states in state_dir is gone: restore it from a backup, or what was delivered would be "
+             "billed twice. To bill only from now on, remove billing/%s.since too",
+             kind, kind);
+    return true;
+}
+
+bool outbox_is_directory_gone(const char *billing_directory, const char *ledger_directory)
+{
+    struct ledger_name *names = NULL;
+    size_t count = 0;
+    bool is_gone = access(billing_directory, F_OK) != 0 && errno == ENOENT &&
+                   ledger_list(ledger_directory, &names, &count) && count > 0;
+    free(names);
+    return is_gone;
+}
+
+/* ---- epochs without rows ---- */
+
+/* One that cannot be read gets its rows when it can. */
+static bool gets_rows(const struct outbox_options *options, const struct ledger_name *epoch, wall_ms since)
+{
+    struct ledger_head head;
+    return ledger_read(options->ledger_directory, epoch, &head, NULL) ? head.ended >= since : errno != ENOENT;
+}
+
+bool outbox_count_to_come(const struct outbox_options *options, const struct row_states *states, size_t *ret)
+{
+    struct ledger_name *names = NULL;
+    size_t count = 0;
+    wall_ms since;
+    *ret = 0;
+    if (!outbox_since(options->billing_directory, options->provider, &since))
+        return errno == ENOENT;
+    bool good = ledger_list(options->ledger_directory, &names, &count);
+    for (size_t i = 0; good && i < count; i++)
+        *ret += names[i].epoch > row_states_made(states, names[i].writer) && gets_rows(options, &names[i], since);
+    free(names);
+    return good;
 }
 
 /* ---- rows that are being added ---- */
@@ -134,9 +191,38 @@ bool outbox_files_settle(const char *directory)
     return file_sync_directory(path_in(directory, "adding", path)) || errno == ENOENT;
 }
 
+static void tell(const struct outbox_rows *rows, size_t count, const char *reason)
+{
+    if (count > 0)
+        log_event(LOG_WARNING, "billing", "%s: %zu rows of epoch %" PRIu64 " of writer %s are held: %s",
+                  PROVIDER_KIND_NAMES[rows->provider], count, rows->rows->name.epoch.epoch,
+                  rows->rows->name.epoch.writer, reason);
+}
+
+/* Rows of a tenant stand together: a line each reason of each, at most. */
+static void tell_held(const struct outbox_rows *rows)
+{
+    char told[ROW_REASON_BYTES_MAX + 1] = "", reason[ROW_REASON_BYTES_MAX + 1];
+    size_t count = 0;
+    for (size_t i = 0; i < rows->count; i++) {
+        const struct row *row = &rows->rows[i];
+        if (!provider_holds(row, provider_customer(rows->policy, row->name.tenant), rows->now, reason))
+            continue;
+        if (strcmp(told, reason) != 0) {
+            tell(rows, count, told);
+            count = 0;
+            memcpy(told, reason, sizeof told);
+        }
+        count++;
+    }
+    tell(rows, count, told);
+}
+
 bool outbox_files_add(const char *directory, struct row_states *states, const struct outbox_rows *rows)
 {
-    if (rows->count <= 1)
-        return add_all(states, rows); /* one line is there or not */
-    return note_rows(directory, rows) && outbox_files_finish(directory, states, rows->provider);
+    bool good = rows->count <= 1 ? add_all(states, rows) /* one line is there or not */
+                                 : note_rows(directory, rows) && outbox_files_finish(directory, states, rows->provider);
+    if (good)
+        tell_held(rows);
+    return good;
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 
+#include "base/log.h"
 #include "conf/load.h"
 #include "tests/unit/conf/scratch.h"
 
@@ -65,6 +66,7 @@ static void write_since(wall_ms since)
 
 static int set_up(void **state)
 {
+    log_configure(LOG_FORMAT_TEXT, LOG_ERROR);
     if (scratch_create(state) != 0)
         return -1;
     assert_int_equal(mkdir(scratch_path("billing"), 0700), 0);
