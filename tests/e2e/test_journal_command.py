@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from support import paths
+from support.waiting import wait_until
 
 TIMEOUT = 60 * paths.SLOWNESS
 HOUR_MS = 3600 * 1000
@@ -176,6 +177,25 @@ def test_dump_stops_at_damage(tmp_path):
     said = tollgate("dump", writer, code=1)
     assert len(said.stdout.splitlines()) == 3
     assert f"00000001.seg:{size(*GOOD[:3])}: no whole record" in said.stderr
+
+
+def test_a_gateway_cuts_what_is_torn_and_leaves_what_is_damaged(make_gateway, make_engine):
+    own = make_gateway({"models": {"m": {"engines": [make_engine(model="m").yaml()]}}})
+    own.stop()
+    journal = own.directory / "state/journal"
+    write(journal / ("0-" + "a" * 32), [*GOOD[:3], GOOD[3][:-12]])
+    damaged = write(journal / ("1-" + "b" * 32), [*GOOD[:3], GOOD[3][:30] + b"?" + GOOD[3][31:], *GOOD[4:6]])
+    before = (damaged / "00000001.seg").read_bytes()
+    own.start()
+    trouble = f"it is damaged, or its disk fails, at 00000001.seg:{size(*GOOD[:3])}\n"
+    wait_until(lambda: trouble in own.readyz(verbose=True).text, "the damage to be said")
+    wait_until(lambda: [line for line in own.log("journal_recovered") if line["writer"] == "a" * 32], "the torn one")
+    (recovered,) = [line for line in own.log("journal_recovered") if line["writer"] in ("a" * 32, "b" * 32)]
+    assert (recovered["level"], recovered["torn_bytes"]) == ("warning", len(GOOD[3][:-12].rstrip(b"\0")))
+    assert recovered["crashed_requests"] == 2
+    (said,) = [line for line in own.log("journal") if line.get("writer") == "b" * 32]
+    assert said["level"] == "error"
+    assert (damaged / "00000001.seg").read_bytes() == before
 
 
 def test_mistakes(tmp_path):
