@@ -98,13 +98,19 @@ static void move(struct changing *changing, enum row_state state, const char *re
         changing->result->changed = true;
 }
 
+/* It can be the next revision. */
+static bool has_revision_left(struct changing *changing, const struct row_entry *entry)
+{
+    if (entry->revision < ROW_REVISION_MAX)
+        return true;
+    refuse(changing->result->reason, "it was tried again %d times: bill it by hand, then release --delivered",
+           ROW_REVISION_MAX);
+    return false;
+}
+
 static void retry(struct changing *changing, const struct row_entry *entry)
 {
-    if (!allows(changing, entry, 1u << ROW_REJECTED, "rejected"))
-        return;
-    if (entry->revision == ROW_REVISION_MAX)
-        refuse(changing->result->reason, "it was tried again %d times: bill it by hand", ROW_REVISION_MAX);
-    else
+    if (allows(changing, entry, 1u << ROW_REJECTED, "rejected") && has_revision_left(changing, entry))
         move(changing, ROW_PENDING, "");
 }
 
@@ -123,14 +129,21 @@ static void release(struct changing *changing, const struct row_entry *entry)
 
 static void hold(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_PENDING | 1u << ROW_SENT, "pending or sent"))
+    char reason[ROW_REASON_BYTES_MAX + 1];
+    if (!allows(changing, entry, 1u << ROW_PENDING | 1u << ROW_SENT | 1u << ROW_REJECTED, "pending, sent or rejected"))
+        return;
+    if (entry->state != ROW_REJECTED) {
         move(changing, ROW_HELD, entry->first_sent == 0 ? "held by a person" : "held by a person; it may have arrived");
+    } else if (has_revision_left(changing, entry)) {
+        refuse(reason, "held by a person; it was rejected: %s", entry->reason);
+        move(changing, ROW_HELD, reason);
+    }
 }
 
 static void deliver(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_HELD, "held"))
-        move(changing, ROW_ACKED, "seen at the provider by a person");
+    if (allows(changing, entry, 1u << ROW_HELD | 1u << ROW_REJECTED, "held or rejected"))
+        move(changing, ROW_ACKED, "delivered, or billed by hand, says a person");
 }
 
 struct row_change_result row_change(struct row_states *states, const struct policy *policy, const char *id,

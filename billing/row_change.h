@@ -1,5 +1,5 @@
-/* What a person may do with a row: try a rejected one again, release a held one, hold one back; and what would come of
- * it. */
+/* What a person may do with a row: try a rejected one again, release a held one, hold one back, close one that was
+ * billed by hand; and what would come of it. */
 #ifndef BILLING_ROW_CHANGE_H
 #define BILLING_ROW_CHANGE_H
 
@@ -20,8 +20,8 @@ bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall
 enum row_verb {
     ROW_RETRY,     /* rejected -> pending, as the next revision */
     ROW_RELEASE,   /* held -> pending: what it lacked (customer, meter) is looked up in the policy now */
-    ROW_HOLD,      /* pending or sent -> held */
-    ROW_DELIVERED, /* held -> acked: the person has seen it at the provider */
+    ROW_HOLD,      /* pending, sent or rejected -> held */
+    ROW_DELIVERED, /* held or rejected -> acked: the person has seen it at the provider, or billed it by hand */
     ROW_VERB_COUNT
 };
 extern const char *const ROW_VERB_NAMES[ROW_VERB_COUNT]; /* "retry", "release", "hold", "delivered" */

@@ -23,7 +23,7 @@ bool row_state_may_move(enum row_state from, enum row_state to)
         [ROW_PENDING] = 1u << ROW_SENT | 1u << ROW_HELD,
         [ROW_SENT] = 1u << ROW_SENT | 1u << ROW_PENDING | 1u << ROW_ACKED | 1u << ROW_DUPLICATE | 1u << ROW_REJECTED |
                      1u << ROW_HELD,
-        [ROW_REJECTED] = 1u << ROW_PENDING,
+        [ROW_REJECTED] = 1u << ROW_PENDING | 1u << ROW_ACKED | 1u << ROW_HELD,
         [ROW_HELD] = 1u << ROW_PENDING | 1u << ROW_ACKED,
     };
     return (MOVES[from] >> to & 1) != 0;
@@ -37,6 +37,11 @@ bool row_state_is_due(enum row_state state)
 bool row_state_is_delivered(enum row_state state)
 {
     return state == ROW_ACKED || state == ROW_DUPLICATE;
+}
+
+bool row_entry_is_by_hand(const struct row_entry *entry)
+{
+    return entry->state == ROW_ACKED && entry->first_sent == 0;
 }
 
 /* ---- the file ---- */
@@ -294,7 +299,6 @@ static bool put(struct row_states *states, const struct row_entry *entry)
 static void clear_tries(struct row_entry *entry)
 {
     entry->first_sent = 0;
-    entry->undecided = false;
     memset(entry->customer, 0, sizeof entry->customer);
 }
 
@@ -305,10 +309,14 @@ static struct row_entry moved(const struct row_states *states, const char *id, e
     const struct row_entry *known = row_states_find(states, id);
     ENSURE(known != NULL && row_state_may_move(known->state, state));
     struct row_entry entry = *known;
-    if (known->state == ROW_REJECTED)
+    bool is_by_hand = state == ROW_ACKED && known->state != ROW_SENT;
+    if (known->state == ROW_REJECTED && !is_by_hand)
         entry.revision++;
-    if (known->state == ROW_REJECTED || (known->state == ROW_SENT && state == ROW_PENDING) || known->undecided)
+    if (known->state == ROW_REJECTED || (state == ROW_PENDING && (known->state == ROW_SENT || known->undecided)))
         clear_tries(&entry);
+    if (is_by_hand)
+        entry.first_sent = 0;
+    entry.undecided = false;
     if (state == ROW_SENT && entry.first_sent == 0)
         entry.first_sent = when;
     entry.state = state;

@@ -21,8 +21,9 @@ enum row_state {
 extern const char *const ROW_STATE_NAMES[ROW_STATE_COUNT]; /* "pending", "sent", … */
 
 /* Whether the rules know this move: pending -> sent, held; sent -> sent (again), pending (surely not taken), acked,
- * duplicate, rejected, held; rejected -> pending (as the next revision), held -> pending (released), held -> acked (a
- * person knows that it arrived). Delivered is for ever. */
+ * duplicate, rejected, held; rejected -> pending, held (as the next revision: the provider remembers what it rejected);
+ * held -> pending (released); rejected, held -> acked (a person knows that it arrived, or billed it by hand). Delivered
+ * is for ever. */
 bool row_state_may_move(enum row_state from, enum row_state to);
 /* Pending or sent: it goes by itself. */
 bool row_state_is_due(enum row_state state);
@@ -36,11 +37,14 @@ struct row_entry {
     enum row_state state;
     unsigned revision;                         /* how often it was rejected and tried again */
     wall_ms when;                              /* of the last move */
-    wall_ms first_sent;                        /* since when it may have arrived; 0 = it has not, in this revision */
+    wall_ms first_sent;                        /* since when it may have arrived; 0 = it has not, or is by hand */
     char customer[ROW_CUSTOMER_BYTES_MAX + 1]; /* for whom it was sent, while it may have arrived; "" = none */
     bool undecided; /* held, because the provider was asked and its total does not tell whether the row arrived */
     char reason[ROW_REASON_BYTES_MAX + 1]; /* "" = none */
 };
+
+/* Delivered by the word of a person: the provider has it, or another bill has. */
+bool row_entry_is_by_hand(const struct row_entry *entry);
 
 /* The rows of one provider: those that are not delivered, and the youngest of those that are. One owner; the files have
  * one writer at a time, which the lock on state_dir keeps. */

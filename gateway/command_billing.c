@@ -115,7 +115,7 @@ int command_billing_release(int argc, char **argv)
     bool delivered = false;
     const struct command_option options[] = {
         {.name = "delivered",
-         .help = "you have seen it at the provider: count it as delivered and do not send it",
+         .help = "you have seen it at the provider, or billed it by hand: it is not sent; a rejected row, too",
          .flag = &delivered},
         OPTION_DRY_RUN(&wish.dry_run),
         COMMAND_OPTION_CONFIG(&wish.config),
@@ -148,7 +148,8 @@ int command_billing_hold(int argc, char **argv)
     const struct command_usage usage = {
         .name = wish.name,
         .synopsis = "ROW [--config FILE] [--json]",
-        .about = "Hold back a row that is pending or sent without an answer, until `tollgate billing release`.\n\n"
+        .about = "Hold back a row that is pending, sent without an answer or rejected, until `tollgate billing\n"
+                 "release`.\n\n"
                  "Exit codes: 0 done, 1 refused or not asked, 2 usage.\n",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),

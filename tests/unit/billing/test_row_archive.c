@@ -11,7 +11,7 @@
 #include "billing/row_state.h"
 #include "tests/unit/conf/scratch.h"
 
-enum { HOUR_MS = 3600 * 1000, ROWS = 1500, WAITING = 3 };
+enum { HOUR_MS = 3600 * 1000, ROWS = 1500, WAITING = 3, BY_HAND = 3 };
 
 static const wall_ms BEGIN = (wall_ms) 490000 * HOUR_MS, LATER = BEGIN + 100 * (wall_ms) HOUR_MS;
 static const char WRITER[] = "0123456789abcdef0123456789abcdef";
@@ -44,16 +44,19 @@ static void deliver(struct row_states *states, const struct row *row, enum row_s
     assert_true(row_states_move(states, row->id, as, row->ended + 1, ""));
 }
 
-/* The first three wait: one each pending, sent, held. Each tenth was there before. */
+/* The first three wait: one each pending, sent, held. The fourth was billed by hand. Each tenth was there before. */
 static struct row_states *make_rows(enum provider_kind provider)
 {
     struct row_states *states = open_states(provider);
     for (unsigned number = 0; number < ROWS; number++) {
         struct row row = row_number(provider, number);
-        assert_true(row_states_add(states, &row, number == 2 ? ROW_HELD : ROW_PENDING, row.ended, "why"));
+        bool is_held = number == 2 || number == BY_HAND;
+        assert_true(row_states_add(states, &row, is_held ? ROW_HELD : ROW_PENDING, row.ended, "why"));
+        if (number == BY_HAND)
+            assert_true(row_states_move(states, row.id, ROW_ACKED, row.ended + 1, ""));
         if (number == 1)
             assert_true(row_states_mark_sent(states, row.id, row.ended, "cus_a"));
-        if (number >= WAITING)
+        if (number > BY_HAND)
             deliver(states, &row, number % 10 == 0 ? ROW_DUPLICATE : ROW_ACKED);
     }
     return states;
@@ -81,7 +84,8 @@ static void assert_all_there(struct row_states *states)
                                        : number == 2      ? ROW_HELD
                                        : number % 10 == 0 ? ROW_DUPLICATE
                                                           : ROW_ACKED);
-        assert_string_equal(entry->customer, number == 0 || number == 2 ? "" : "cus_a");
+        assert_string_equal(entry->customer, number == 0 || number == 2 || number == BY_HAND ? "" : "cus_a");
+        assert_int_equal(row_entry_is_by_hand(entry), number == BY_HAND);
     }
 }
 

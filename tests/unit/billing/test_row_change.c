@@ -62,8 +62,8 @@ static void test_each_verb_for_each_state(void **state)
         /* pending, sent, acked, duplicate, rejected, held; '.' = nothing changes */
         [ROW_RETRY] = "....p.",
         [ROW_RELEASE] = ".....p",
-        [ROW_HOLD] = "hh....",
-        [ROW_DELIVERED] = ".....a",
+        [ROW_HOLD] = "hh..h.",
+        [ROW_DELIVERED] = "....aa",
     };
     static const char LETTERS[ROW_STATE_COUNT + 1] = "psadrh";
     struct row_states *states = open_states();
@@ -94,6 +94,31 @@ static void test_retry_is_the_next_revision(void **state)
     assert_true(change(states, &row, ROW_RETRY).changed);
     const struct row_entry *entry = row_states_find(states, row.id);
     assert_true(entry->revision == 1 && entry->first_sent == 0 && entry->customer[0] == '\0');
+    row_states_close(&states);
+}
+
+/* As the next revision, under which the provider has no rejection stored; and as what is not sent once more. */
+static void test_a_rejected_row_that_is_held_tells_why_and_goes_anew(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = add_row(states, 1, ROW_REJECTED), old = add_row(states, 2, ROW_REJECTED);
+    assert_true(change(states, &row, ROW_HOLD).changed);
+    assert_string_equal(row_states_find(states, row.id)->reason, "held by a person; it was rejected: because");
+    assert_false(change(states, &row, ROW_RETRY).changed);
+    assert_true(change(states, &row, ROW_RELEASE).changed);
+    assert_int_equal(row_states_find(states, row.id)->revision, 1);
+    for (unsigned i = 0; i < ROW_REVISION_MAX; i++) {
+        assert_true(change(states, &old, ROW_RETRY).changed);
+        assert_true(row_states_mark_sent(states, old.id, NOW, "cus_a"));
+        assert_true(row_states_move(states, old.id, ROW_REJECTED, NOW, "because"));
+    }
+    static const enum row_verb REFUSED[] = {ROW_RETRY, ROW_HOLD};
+    for (size_t i = 0; i < sizeof REFUSED / sizeof REFUSED[0]; i++)
+        assert_string_equal(change(states, &old, REFUSED[i]).reason,
+                            "it was tried again 1000 times: bill it by hand, then release --delivered");
+    assert_true(change(states, &old, ROW_DELIVERED).changed);
+    assert_true(row_entry_is_by_hand(row_states_find(states, old.id)));
     row_states_close(&states);
 }
 
@@ -236,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_each_verb_for_each_state),
         TEST(test_retry_is_the_next_revision),
+        TEST(test_a_rejected_row_that_is_held_tells_why_and_goes_anew),
         TEST(test_release_says_what_is_still_lacking),
         TEST(test_release_finds_the_meter_that_was_added),
         TEST(test_release_of_what_may_have_arrived),

@@ -50,7 +50,7 @@ static void test_the_moves_are_those_of_the_rules(void **state)
     (void) state;
     static const char *const ALLOWED[ROW_STATE_COUNT] = {
         [ROW_PENDING] = ".s...h",   [ROW_SENT] = "psadrh",     [ROW_ACKED] = "......",
-        [ROW_DUPLICATE] = "......", [ROW_REJECTED] = "p.....", [ROW_HELD] = "p.a...",
+        [ROW_DUPLICATE] = "......", [ROW_REJECTED] = "p.a..h", [ROW_HELD] = "p.a...",
     };
     for (int from = 0; from < ROW_STATE_COUNT; from++) {
         for (int to = 0; to < ROW_STATE_COUNT; to++)
@@ -136,6 +136,61 @@ static void test_a_rejected_row_goes_again_as_its_next_revision(void **state)
     assert_int_equal(entry->revision, 1);
     assert_true(entry->first_sent == 0);
     assert_string_equal(entry->reason, "");
+    row_states_close(&states);
+}
+
+/* How often it is rejected and tried again has an end; not that a person closes it. */
+static void test_a_rejected_row_that_is_held_goes_again_as_its_next_revision(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = row_number(1);
+    assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
+    for (unsigned revision = 0; revision < ROW_REVISION_MAX; revision++) {
+        assert_true(row_states_mark_sent(states, row.id, 2, "cus_a"));
+        assert_true(row_states_move(states, row.id, ROW_REJECTED, 3, "no such customer"));
+        assert_int_equal(row_states_find(states, row.id)->revision, revision);
+        assert_true(row_states_move(states, row.id, ROW_HELD, 4, "by a person"));
+        assert_true(row_states_move(states, row.id, ROW_PENDING, 5, ""));
+        const struct row_entry *entry = row_states_find(states, row.id);
+        assert_int_equal(entry->revision, revision + 1);
+        assert_true(entry->first_sent == 0 && entry->customer[0] == '\0');
+    }
+    assert_true(row_states_mark_sent(states, row.id, 6, "cus_a"));
+    assert_true(row_states_move(states, row.id, ROW_REJECTED, 7, ""));
+    assert_false(row_states_move(states, row.id, ROW_HELD, 8, ""));
+    assert_int_equal(errno, EOVERFLOW);
+    assert_true(row_states_move(states, row.id, ROW_ACKED, 9, ""));
+    assert_int_equal(row_states_find(states, row.id)->revision, ROW_REVISION_MAX);
+    row_states_close(&states);
+}
+
+/* What nobody but a person says, whether it was sent or not; for whom it went is still known. */
+static void test_what_a_person_says_is_by_hand(void **state)
+{
+    (void) state;
+    enum { NEVER_SENT, REJECTED, HELD, UNDECIDED, SENT, COUNT };
+    struct row_states *states = open_states();
+    struct row rows[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
+        rows[i] = row_number(i);
+        assert_true(row_states_add(states, &rows[i], i == NEVER_SENT ? ROW_HELD : ROW_PENDING, 1, ""));
+        if (i != NEVER_SENT)
+            assert_true(row_states_mark_sent(states, rows[i].id, 2, "cus_a"));
+    }
+    assert_true(row_states_move(states, rows[REJECTED].id, ROW_REJECTED, 3, "no such customer"));
+    assert_true(row_states_move(states, rows[HELD].id, ROW_HELD, 3, "by a person; it may have arrived"));
+    assert_true(row_states_hold_undecided(states, rows[UNDECIDED].id, 3, "unclear"));
+    for (unsigned i = 0; i < COUNT; i++) {
+        assert_false(row_entry_is_by_hand(row_states_find(states, rows[i].id)));
+        assert_true(row_states_move(states, rows[i].id, ROW_ACKED, 4, ""));
+    }
+    for (unsigned i = 0; i < COUNT; i++) {
+        const struct row_entry *entry = row_states_find(states, rows[i].id);
+        assert_int_equal(row_entry_is_by_hand(entry), i != SENT);
+        assert_string_equal(entry->customer, i == NEVER_SENT || i == REJECTED ? "" : "cus_a");
+        assert_false(entry->undecided);
+    }
     row_states_close(&states);
 }
 
@@ -315,6 +370,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_they_know_until_when_they_were_in_use, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_rejected_row_goes_again_as_its_next_revision, scratch_create,
                                         scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_a_rejected_row_that_is_held_goes_again_as_its_next_revision,
+                                        scratch_create, scratch_destroy),
+        cmocka_unit_test_setup_teardown(test_what_a_person_says_is_by_hand, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_what_may_have_arrived_is_kept, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_a_held_row_gets_its_meter_for_ever, scratch_create, scratch_destroy),
         cmocka_unit_test_setup_teardown(test_any_reason_can_be_kept, scratch_create, scratch_destroy),
