@@ -56,7 +56,8 @@ bool audit_rows_end(struct audit_rows *rows);
  * not, and count as sent. Once, after audit_rows_end and before the answers are told. False with errno. */
 bool audit_rows_settle(struct audit_rows *rows, const struct row_states *later);
 
-/* What is to be asked of a provider that can tell: after audit_rows_end, in order of customer, event name and hour. */
+/* What is to be asked of a provider that can tell: after audit_rows_end, in order of customer, event name and hour. Not
+ * what was billed by hand only. */
 struct audit_total {
     const char *customer, *event_name;
     wall_ms hour;

@@ -15,6 +15,7 @@ struct share {
     wall_ms hour;
     const struct row_entry *entry; /* of its tenant */
     int64_t delivered, open;
+    bool was_sent; /* any of them; else the provider need not know the customer, or the meter */
 };
 
 /* When a meter was seen first. */
@@ -158,7 +159,7 @@ static bool add_entry(struct audit_rows *rows, size_t place)
 {
     const struct row_entry *entry = rows->entries[place];
     rows->seen[place] = true;
-    return add(rows, &entry->row, reconcile_column_of(entry->state), entry->row.quantity);
+    return add(rows, &entry->row, reconcile_column_of(entry), entry->row.quantity);
 }
 
 /* What the two sides make of a row. */
@@ -373,18 +374,19 @@ static bool is_same_total(const struct share *a, const struct share *b)
 /* Nothing of it can be at the provider. */
 static bool cannot_be_there(const struct row_entry *entry)
 {
-    return !row_state_is_delivered(entry->state) && entry->first_sent == 0;
+    return entry->state == ROW_REJECTED || (!row_state_is_delivered(entry->state) && entry->first_sent == 0);
 }
 
 static void add_share(struct audit_rows *rows, const struct row_entry *entry)
 {
     const char *customer =
         entry->customer[0] != '\0' ? entry->customer : provider_customer(rows->source.policy, entry->row.name.tenant);
-    bool is_delivered = row_state_is_delivered(entry->state);
+    bool is_by_hand = row_entry_is_by_hand(entry);
+    bool is_there = row_state_is_delivered(entry->state) && !is_by_hand;
     if (cannot_be_there(entry))
         return;
     if (customer == NULL || customer[0] == '\0') {
-        rows->unexplained++;
+        rows->unexplained += !is_by_hand;
         return;
     }
     rows->shares[rows->share_count++] = (struct share){
@@ -392,8 +394,9 @@ static void add_share(struct audit_rows *rows, const struct row_entry *entry)
         .event_name = row_event_name(&entry->row),
         .hour = entry->row.ended - entry->row.ended % HOUR_MS,
         .entry = entry,
-        .delivered = is_delivered ? entry->row.quantity : 0,
-        .open = is_delivered ? 0 : entry->row.quantity,
+        .delivered = is_there ? entry->row.quantity : 0,
+        .open = is_there ? 0 : entry->row.quantity,
+        .was_sent = !is_by_hand,
     };
 }
 
@@ -408,11 +411,13 @@ static bool merge_shares(struct audit_rows *rows)
     for (size_t i = 1; i < rows->share_count; i++) {
         struct share *to = &rows->shares[last];
         const struct share *from = &rows->shares[i];
-        if (compare_shares(to, from) != 0)
+        if (compare_shares(to, from) != 0) {
             rows->shares[++last] = *from;
-        else
-            fits = fits && !__builtin_add_overflow(to->delivered, from->delivered, &to->delivered) &&
-                   !__builtin_add_overflow(to->open, from->open, &to->open);
+            continue;
+        }
+        to->was_sent = to->was_sent || from->was_sent;
+        fits = fits && !__builtin_add_overflow(to->delivered, from->delivered, &to->delivered) &&
+               !__builtin_add_overflow(to->open, from->open, &to->open);
     }
     rows->share_count = last + 1;
     if (!fits)
@@ -422,12 +427,14 @@ static bool merge_shares(struct audit_rows *rows)
 
 static void make_totals(struct audit_rows *rows)
 {
-    for (size_t i = 0; i < rows->share_count; i++) {
-        const struct share *share = &rows->shares[i];
-        if (i == 0 || !is_same_total(share - 1, share))
-            rows->totals[rows->total_count++] = (struct audit_total){
-                .customer = share->customer, .event_name = share->event_name, .hour = share->hour, ._first = i};
-        rows->totals[rows->total_count - 1]._count++;
+    for (size_t i = 0, count; i < rows->share_count; i += count) {
+        const struct share *first = &rows->shares[i];
+        bool was_sent = first->was_sent;
+        for (count = 1; i + count < rows->share_count && is_same_total(first, first + count); count++)
+            was_sent = was_sent || first[count].was_sent;
+        if (was_sent)
+            rows->totals[rows->total_count++] =
+                (struct audit_total){first->customer, first->event_name, first->hour, i, count};
     }
 }
 
@@ -512,7 +519,7 @@ static bool settle_one(struct audit_rows *rows, const struct row_entry *now)
     if (cannot_be_there(before)) /* what can was counted as open, or delivered, before */
         open_share(rows, now);
     return before->state == ROW_SENT || row_state_is_delivered(before->state) ||
-           (add(rows, &now->row, reconcile_column_of(before->state), -now->row.quantity) &&
+           (add(rows, &now->row, reconcile_column_of(before), -now->row.quantity) &&
             add(rows, &now->row, RECONCILE_SENT, now->row.quantity));
 }
 

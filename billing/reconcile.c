@@ -9,8 +9,8 @@
 
 enum { HOUR_MS = 3600 * 1000, LINES_FIRST = 64 };
 
-const char *const RECONCILE_COLUMN_NAMES[RECONCILE_COLUMN_COUNT] = {"ledger", "redis",    "delivered", "pending",
-                                                                    "sent",   "rejected", "held",      "provider"};
+const char *const RECONCILE_COLUMN_NAMES[RECONCILE_COLUMN_COUNT] = {
+    "ledger", "redis", "delivered", "by_hand", "pending", "sent", "rejected", "held", "provider"};
 
 enum reconcile_finding reconcile_row(const struct reconcile_facts *facts)
 {
@@ -25,13 +25,13 @@ enum reconcile_finding reconcile_row(const struct reconcile_facts *facts)
     return RECONCILE_UNCLEAR;
 }
 
-enum reconcile_column reconcile_column_of(enum row_state state)
+enum reconcile_column reconcile_column_of(const struct row_entry *entry)
 {
     static const enum reconcile_column COLUMNS[ROW_STATE_COUNT] = {
         [ROW_PENDING] = RECONCILE_PENDING,     [ROW_SENT] = RECONCILE_SENT,         [ROW_ACKED] = RECONCILE_DELIVERED,
         [ROW_DUPLICATE] = RECONCILE_DELIVERED, [ROW_REJECTED] = RECONCILE_REJECTED, [ROW_HELD] = RECONCILE_HELD,
     };
-    return COLUMNS[state];
+    return row_entry_is_by_hand(entry) ? RECONCILE_BY_HAND : COLUMNS[entry->state];
 }
 
 /* ---- lines ---- */
@@ -138,7 +138,7 @@ __extension__ typedef __int128 wide;
 bool reconcile_differs(const struct reconcile_line *line, struct reconcile_known known)
 {
     const int64_t *of = line->quantities;
-    wide open = (wide) of[RECONCILE_SENT] + of[RECONCILE_HELD];
+    wide open = (wide) of[RECONCILE_SENT] + of[RECONCILE_HELD] + of[RECONCILE_BY_HAND];
     wide rows = open + of[RECONCILE_DELIVERED] + of[RECONCILE_PENDING] + of[RECONCILE_REJECTED];
     if (rows != of[RECONCILE_LEDGER] || (known.redis && of[RECONCILE_REDIS] != of[RECONCILE_LEDGER]))
         return true;

@@ -33,7 +33,8 @@ enum reconcile_finding reconcile_row(const struct reconcile_facts *facts);
 enum reconcile_column {
     RECONCILE_LEDGER,    /* the cells of the ledger files */
     RECONCILE_REDIS,     /* the same cells, as Redis has them */
-    RECONCILE_DELIVERED, /* rows acknowledged or duplicate */
+    RECONCILE_DELIVERED, /* rows acknowledged or duplicate, but for */
+    RECONCILE_BY_HAND,   /* those of which a person said so: the provider may have them or not */
     RECONCILE_PENDING,
     RECONCILE_SENT, /* without an answer */
     RECONCILE_REJECTED,
@@ -41,11 +42,11 @@ enum reconcile_column {
     RECONCILE_PROVIDER, /* as the provider says */
     RECONCILE_COLUMN_COUNT
 };
-/* "ledger", "redis", "delivered", … */
+/* "ledger", "redis", "delivered", "by_hand", … */
 extern const char *const RECONCILE_COLUMN_NAMES[RECONCILE_COLUMN_COUNT];
 
-/* Where the quantity of a row in this state stands. */
-enum reconcile_column reconcile_column_of(enum row_state state);
+/* Where the quantity of a row stands. */
+enum reconcile_column reconcile_column_of(const struct row_entry *entry);
 
 struct reconcile_line {
     char tenant[RECORD_NAME_BYTES_MAX + 1];
@@ -66,8 +67,8 @@ bool reconcile_add(struct reconcile *reconcile, const struct row_name *name, wal
 struct reconcile_known {
     bool redis, provider;
 };
-/* The columns of the line cannot all be true: ledger = Redis, ledger = delivered + pending + sent + rejected + held,
- * and the provider has what was delivered, and at most what was sent or held on top. */
+/* The columns of the line cannot all be true: ledger = Redis, ledger = delivered + by hand + pending + sent + rejected
+ * + held, and the provider has what was delivered, and at most what is by hand, sent or held on top. */
 bool reconcile_differs(const struct reconcile_line *line, struct reconcile_known known);
 
 /* The lines, sorted by tenant, meter and hour; valid until the next add. NULL with errno as above. */

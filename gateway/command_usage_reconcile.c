@@ -85,9 +85,9 @@ enum line_column {
     MARK = FIRST_COLUMN + RECONCILE_COLUMN_COUNT,
     LINE_COLUMNS
 };
-static const char *const LINE_HEADINGS[LINE_COLUMNS] = {"TO",    "TENANT",    "METER",   "HOUR", "LEDGER",
-                                                        "REDIS", "DELIVERED", "PENDING", "SENT", "REJECTED",
-                                                        "HELD",  "PROVIDER",  ""};
+static const char *const LINE_HEADINGS[LINE_COLUMNS] = {"TO",       "TENANT",    "METER",    "HOUR",    "LEDGER",
+                                                        "REDIS",    "DELIVERED", "BY HAND",  "PENDING", "SENT",
+                                                        "REJECTED", "HELD",      "PROVIDER", ""};
 
 static bool is_known(struct reconcile_known known, size_t column)
 {

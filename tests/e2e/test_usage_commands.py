@@ -41,6 +41,7 @@ class House:
         self.later = Clock(self.directory / "later", self.clock.offset_ms / 1000 + HOUR)
         self.next_week = Clock(self.directory / "week", self.clock.offset_ms / 1000 + 7 * 24 * HOUR + 2 * HOUR)
         self.keys = {name: Key(f"test-key-of-{name}") for name in ("acme", "globex", "nobody")}
+        self.customers = {"acme": "cus_acme", "globex": "cus_globex"}
         self.sold = collections.Counter()  # (tenant, measure)
         self.key_file = self.directory / "stripe.key"
         self.key_file.write_text(SECRET + "\n")
@@ -76,8 +77,9 @@ class House:
     def config(self):
         stripe = {"api_key_file": str(self.key_file), "api_base": self.stripe.url, "meters": self.meters}
         price = {"currency": "EUR", "input": "1", "output": "2"}
-        tenants = {name: {"customer": f"cus_{name}", "keys": {"ci": key.yaml()}} for name, key in self.keys.items()}
-        del tenants["nobody"]["customer"]
+        tenants = {name: {"keys": {"ci": key.yaml()}} for name, key in self.keys.items()}
+        for name, customer in self.customers.items():
+            tenants[name]["customer"] = customer
         return {
             "workers": 2,
             "models": {"m": {"price": price, "engines": [self.engine.yaml()]}},
@@ -561,6 +563,61 @@ def test_a_meter_that_is_gone_leaves_only_its_lines_unasked(house):
     for row in lines:
         assert (row["quantities"]["provider"] is None) == (row["meter"] == "requests"), row
     assert all(row["quantities"]["provider"] is not None for row in told["rows"] if row not in lines)
+
+
+def waiting_at_stripe(house, state):
+    rows = [row for row in house.status()["stripe"]["waiting"] if row["state"] == state]
+    return {row["meter"]: row for row in rows} if len(rows) == len(MEASURES) else None
+
+
+def test_what_is_billed_by_hand_is_a_column_of_its_own(directory):
+    """It was held for want of a customer, or rejected for the wrong one; the provider may have it or not."""
+    house = House(directory)
+    try:
+        house.stripe.set(rejected_is_known=True)
+        house.sell("globex")
+        house.wait_delivered()
+        house.sell("nobody")
+        held = wait_until(lambda: waiting_at_stripe(house, "held"), "three rows of nobody's", 20)
+        house.customers.update(nobody="cus_globex", acme="cus_typo")
+        house.reload()
+        house.sell("acme")
+        rejected = wait_until(lambda: waiting_at_stripe(house, "rejected"), "three rejected rows", 20)
+        words = ["billing", "release", "--delivered"]
+        for row in [*held.values(), rejected["requests"], rejected["input_tokens"]]:
+            assert house.command(*words, row["row"]).stdout == f"{row['row']}: acked\n"
+        told = house.json("usage", "reconcile", "--verbose")  # without asking for a customer that Stripe does not know
+        by_hand = {(row["tenant"], row["meter"]): row["quantities"] for row in told["rows"] if row["provider"] == "stripe"}
+        for measure in MEASURES:
+            columns = by_hand["nobody", measure]
+            assert columns["by_hand"] == columns["ledger"] == house.sold["nobody", measure]
+            assert columns["delivered"] == columns["provider"] == 0 and by_hand["globex", measure]["by_hand"] == 0
+        assert by_hand["acme", "requests"]["by_hand"] == 1 and by_hand["acme", "output_tokens"]["rejected"] == 3
+        # The third goes once more, as what Stripe has not rejected yet.
+        row = rejected["output_tokens"]["row"]
+        assert house.command("billing", "hold", row).stdout == f"{row}: held\n"
+        (waiting,) = house.status()["stripe"]["waiting"]
+        assert waiting["reason"].startswith("held by a person; it was rejected: ")
+        house.customers["acme"] = "cus_acme"
+        house.reload()
+        (shown,) = house.json("billing", "release", row, "--dry-run")
+        house.command("billing", "release", row)
+        mine = wait_until(lambda: [each for each in house.stripe.events() if each["customer"] == "cus_acme"], "it", 20)
+        assert [each["identifier"] for each in mine] == [shown["idempotency_key"]] != [row]
+        assert mine[0]["value"] == house.sold["acme", "output_tokens"]
+        # A person enters what was nobody's, then too much.
+        for number, (value, code) in enumerate([(1, 0), (1, 1)]):
+            event = {
+                "event_name": "requests",
+                "payload[stripe_customer_id]": "cus_globex",
+                "payload[value]": str(value),
+                "identifier": f"by-hand-{number}",
+                "timestamp": str(house.hour + 700),
+            }
+            post(house, "meter_events", event)
+            assert " BY HAND " in house.command("usage", "reconcile", "--verbose", code=code).stdout
+    finally:
+        house.end()
 
 
 def test_what_cannot_be_asked_is_said(house, copy):

@@ -146,25 +146,56 @@ static void test_what_cannot_be_true_differs(void **state)
     assert_true(differs(116, 116, 100, 10, 112)); /* something was taken twice */
 }
 
+static bool differs_by_hand(int64_t by_hand, int64_t sent, int64_t provider)
+{
+    const struct reconcile_line line = {.quantities = {[RECONCILE_LEDGER] = 100 + by_hand + sent,
+                                                       [RECONCILE_DELIVERED] = 100,
+                                                       [RECONCILE_BY_HAND] = by_hand,
+                                                       [RECONCILE_SENT] = sent,
+                                                       [RECONCILE_PROVIDER] = provider}};
+    return reconcile_differs(&line, (struct reconcile_known){.provider = true});
+}
+
+static void test_the_provider_may_have_what_was_billed_by_hand(void **state)
+{
+    (void) state;
+    assert_true(differs_by_hand(3, 0, 99));
+    assert_false(differs_by_hand(3, 0, 100));
+    assert_false(differs_by_hand(3, 0, 103));
+    assert_true(differs_by_hand(3, 0, 104));
+    assert_false(differs_by_hand(3, 5, 108));
+    assert_true(differs_by_hand(3, 5, 109));
+    assert_true(differs_by_hand(INT64_MAX - 100, 0, INT64_MIN));
+    assert_false(differs_by_hand(INT64_MAX - 100, 0, INT64_MAX));
+}
+
 static void test_each_state_has_a_column(void **state)
 {
     (void) state;
-    assert_int_equal(reconcile_column_of(ROW_PENDING), RECONCILE_PENDING);
-    assert_int_equal(reconcile_column_of(ROW_SENT), RECONCILE_SENT);
-    assert_int_equal(reconcile_column_of(ROW_ACKED), RECONCILE_DELIVERED);
-    assert_int_equal(reconcile_column_of(ROW_DUPLICATE), RECONCILE_DELIVERED);
-    assert_int_equal(reconcile_column_of(ROW_REJECTED), RECONCILE_REJECTED);
-    assert_int_equal(reconcile_column_of(ROW_HELD), RECONCILE_HELD);
+    static const enum reconcile_column COLUMNS[ROW_STATE_COUNT] = {
+        [ROW_PENDING] = RECONCILE_PENDING,     [ROW_SENT] = RECONCILE_SENT,         [ROW_ACKED] = RECONCILE_DELIVERED,
+        [ROW_DUPLICATE] = RECONCILE_DELIVERED, [ROW_REJECTED] = RECONCILE_REJECTED, [ROW_HELD] = RECONCILE_HELD,
+    };
+    for (int of = 0; of < ROW_STATE_COUNT; of++) {
+        struct row_entry entry = {.state = (enum row_state) of, .first_sent = 1};
+        assert_int_equal(reconcile_column_of(&entry), COLUMNS[of]);
+        entry.first_sent = 0;
+        assert_int_equal(reconcile_column_of(&entry), of == ROW_ACKED ? RECONCILE_BY_HAND : COLUMNS[of]);
+    }
 }
 
 int main(void)
 {
     unit_random_seed();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_only_what_is_proven),      cmocka_unit_test(test_what_was_billed_by_hand_proves_nothing),
-        cmocka_unit_test(test_a_finding_is_never_wrong), cmocka_unit_test(test_lines_are_sums_in_order),
-        cmocka_unit_test(test_nothing_and_too_much),     cmocka_unit_test(test_what_cannot_be_true_differs),
+        cmocka_unit_test(test_only_what_is_proven),
+        cmocka_unit_test(test_what_was_billed_by_hand_proves_nothing),
+        cmocka_unit_test(test_a_finding_is_never_wrong),
+        cmocka_unit_test(test_lines_are_sums_in_order),
+        cmocka_unit_test(test_nothing_and_too_much),
+        cmocka_unit_test(test_what_cannot_be_true_differs),
         cmocka_unit_test(test_each_state_has_a_column),
+        cmocka_unit_test(test_the_provider_may_have_what_was_billed_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
