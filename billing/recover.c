@@ -225,7 +225,7 @@ static void note_torn(struct recovering *state, const char *bytes, size_t length
         state->found.torn_bytes = (uint64_t) at + length - state->end.offset;
 }
 
-/* Everything after the last whole record becomes zeros. */
+/* Everything after the last whole record becomes zeros: the reader found no other record there. */
 static bool clear_tail(struct recovering *state)
 {
     static const char zeros[BLOCK_BYTES];
