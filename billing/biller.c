@@ -13,6 +13,7 @@
 
 #include "base/fetch.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "billing/install_id.h"
 #include "billing/providers.h"
@@ -265,14 +266,27 @@ static bool make_directory(const struct biller *biller, const char *name, char e
     return false;
 }
 
+static void tell_what_is_gone(const struct biller *biller)
+{
+    char billing[PATH_MAX], ledger[PATH_MAX];
+    path_in(biller, "billing", billing);
+    path_in(biller, "ledger", ledger);
+    if (outbox_is_directory_gone(billing, ledger))
+        log_event(LOG_WARNING, "billing",
+                  "billing/ in state_dir is gone, and with it the rows that were not delivered: providers get what is "
+                  "used from now on. Stop the gateway and restore it from a backup, if there is one");
+}
+
 static bool make_directories(const struct biller *biller, char error[BILLER_ERROR_BYTES])
 {
     if (strlen(biller->state_dir) > PATH_MAX - STATE_PATH_BYTES) {
         text_copy(error, BILLER_ERROR_BYTES, TEXT("the name of state_dir is too long"));
         return false;
     }
-    return make_directory(biller, "journal", error) && make_directory(biller, "ledger", error) &&
-           make_directory(biller, "billing", error);
+    if (!make_directory(biller, "journal", error) || !make_directory(biller, "ledger", error))
+        return false;
+    tell_what_is_gone(biller);
+    return make_directory(biller, "billing", error);
 }
 
 static bool begin(struct biller *biller, char error[BILLER_ERROR_BYTES])

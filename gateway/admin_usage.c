@@ -51,7 +51,7 @@ static void add_redis(struct builder *to, const struct admin_usage *usage)
     builder_add_string(to, "}");
 }
 
-static void add_waiting(struct builder *to, const struct usage_waiting *row)
+void admin_usage_waiting_json(const struct usage_waiting *row, struct builder *to)
 {
     builder_add_string(to, "{");
     add_string(to, "row", row->id);
@@ -76,10 +76,11 @@ void admin_usage_provider_json(const struct usage_status *status, struct builder
     add_date(to, "oldest", status->oldest);
     builder_add_string(to, ",");
     add_date(to, "last_acked", status->last_acked);
-    builder_add_string(to, ",\"waiting\":[");
+    builder_format(to, ",\"waiting_total\":%llu,\"waiting\":[",
+                   (unsigned long long) (status->rows[ROW_HELD] + status->rows[ROW_REJECTED]));
     for (size_t i = 0; i < status->waiting_count; i++) {
         builder_add_string(to, i > 0 ? "," : "");
-        add_waiting(to, &status->waiting[i]);
+        admin_usage_waiting_json(&status->waiting[i], to);
     }
     builder_add_string(to, "]}");
 }

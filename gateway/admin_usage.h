@@ -28,6 +28,8 @@ struct admin_usage {
 void admin_usage_json(const struct admin_usage *usage, struct builder *to);
 /* One of its providers, also for who reads the files. Likewise. */
 void admin_usage_provider_json(const struct usage_status *status, struct builder *to);
+/* One of those that wait. Likewise. */
+void admin_usage_waiting_json(const struct usage_waiting *row, struct builder *to);
 
 /* A change on its way through the billing thread. */
 struct admin_change {

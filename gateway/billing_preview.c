@@ -23,7 +23,8 @@ struct showing {
     const char *install_id;
     json_t *list; /* NULL: text */
     size_t shown;
-    bool failed; /* no memory */
+    size_t epochs_to_come; /* without rows yet, summed over the providers */
+    bool failed;           /* no memory */
 };
 
 /* What is known of one row's request. */
@@ -157,13 +158,12 @@ static bool is_asked_for(const struct billing_preview *preview, const struct row
 static bool show_provider(struct showing *showing, enum provider_kind kind)
 {
     const struct billing_preview *preview = showing->preview;
-    char directory[PATH_MAX];
-    struct row_states *states = row_states_read(usage_path(preview->policy, "billing", directory), kind);
-    if (states == NULL) {
-        command_fail(preview->command, "%s/%s.states: %s", directory, PROVIDER_KIND_NAMES[kind],
-                     errno == EBADMSG ? "damaged" : strerror(errno));
+    struct row_states *states = usage_states_read(preview->command, preview->policy, kind);
+    if (states == NULL)
         return false;
-    }
+    size_t to_come;
+    if (preview->row == NULL && usage_epochs_to_come(preview->policy, states, kind, &to_come))
+        showing->epochs_to_come += to_come;
     showing->provider = policy_provider(preview->policy, kind);
     for (size_t i = 0; i < row_states_count(states); i++) {
         const struct row_entry *entry = row_states_at(states, i);
@@ -185,6 +185,8 @@ static int finish(const struct showing *showing)
         return command_print_json(preview->command, json_incref(showing->list));
     if (showing->shown == 0)
         puts("nothing is pending, sent or rejected");
+    if (showing->epochs_to_come > 0)
+        printf("%zu epochs are not rows yet: a running gateway makes them\n", showing->epochs_to_come);
     return COMMAND_DONE;
 }
 

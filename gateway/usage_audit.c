@@ -272,17 +272,17 @@ static bool open_provider(struct running *running, const struct provider_policy 
                                   .retention_ms = audit->policy->billing.retention_ms,
                                   .from = audit->window.from,
                                   .to = audit->window.to};
-    *provider =
-        (struct usage_audit_provider){.policy = policy, .states = row_states_read(running->billing, policy->kind)};
+    *provider = (struct usage_audit_provider){.policy = policy,
+                                              .states = usage_states_read(audit->command, audit->policy, policy->kind)};
+    if (provider->states == NULL)
+        return false;
+    audit->provider_count++;
     /* From a day before, so that a meter is known that was there before. */
-    if (provider->states != NULL && !row_states_recall(provider->states, source.from - DAY_MS, source.to))
-        row_states_close(&provider->states);
-    if (provider->states == NULL) {
-        command_fail(audit->command, "%s, the states of %s: %s", running->billing, name,
-                     errno == EBADMSG ? "it is damaged: somebody changed it, or the disk did" : strerror(errno));
+    if (!row_states_recall(provider->states, source.from - DAY_MS, source.to)) {
+        command_fail(audit->command, "%s/delivered, what %s took: %s", running->billing, name,
+                     errno == EBADMSG ? "a file is damaged: somebody changed it, or the disk did" : strerror(errno));
         return false;
     }
-    audit->provider_count++;
     if (!outbox_since(running->billing, policy->kind, &source.since) && errno != ENOENT) {
         command_fail(audit->command, "%s/%s.since: it is damaged, or not readable", running->billing, name);
         return false;

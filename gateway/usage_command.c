@@ -1,10 +1,12 @@
 /* Windows, paths and tables of the commands about usage. */
 #include "gateway/usage_command.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "billing/outbox.h"
 #include "conf/value.h"
 #include "gateway/command.h"
 
@@ -73,6 +75,44 @@ const char *usage_path(const struct policy *policy, const char *name, char to[PA
     builder_init(&path, to, PATH_MAX);
     builder_format(&path, "%s/%s", policy->state_dir, name);
     return builder_string(&path);
+}
+
+/* False after saying what. */
+static bool are_states_there(const char *command, const struct policy *policy, enum provider_kind kind)
+{
+    char billing[PATH_MAX], ledger[PATH_MAX], error[OUTBOX_TROUBLE_BYTES];
+    usage_path(policy, "billing", billing);
+    usage_path(policy, "ledger", ledger);
+    if (outbox_is_directory_gone(billing, ledger))
+        command_fail(command, "%s is gone, and %s is there: restore it from a backup", billing, ledger);
+    else if (outbox_are_states_gone(billing, kind, error))
+        command_fail(command, "%s: %s", policy->state_dir, error);
+    else
+        return true;
+    return false;
+}
+
+struct row_states *usage_states_read(const char *command, const struct policy *policy, enum provider_kind kind)
+{
+    char directory[PATH_MAX];
+    if (!are_states_there(command, policy, kind))
+        return NULL;
+    struct row_states *states = row_states_read(usage_path(policy, "billing", directory), kind);
+    if (states == NULL)
+        command_fail(command, "%s/%s.states: %s", directory, PROVIDER_KIND_NAMES[kind],
+                     errno == EBADMSG ? "it is damaged: somebody changed it, or the disk did" : strerror(errno));
+    return states;
+}
+
+bool usage_epochs_to_come(const struct policy *policy, const struct row_states *states, enum provider_kind kind,
+                          size_t *ret)
+{
+    char billing[PATH_MAX], ledger[PATH_MAX];
+    const struct outbox_options options = {.billing_directory = usage_path(policy, "billing", billing),
+                                           .ledger_directory = usage_path(policy, "ledger", ledger),
+                                           .install_id = "",
+                                           .provider = kind};
+    return outbox_count_to_come(&options, states, ret);
 }
 
 /* ---- tables ---- */

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/clock.h"
+#include "billing/row_state.h"
 #include "conf/policy.h"
 
 /* Full UTC hours: from <= ended < to. */
@@ -22,6 +23,12 @@ const char *usage_time_text(wall_ms when, char to[CLOCK_TEXT_BYTES]);
 
 /* state_dir/@name; returns @to. */
 const char *usage_path(const struct policy *policy, const char *name, char to[PATH_MAX]);
+
+/* What became of the provider's rows, to look at. NULL after saying why not: also when it was there and is gone. */
+struct row_states *usage_states_read(const char *command, const struct policy *policy, enum provider_kind kind);
+/* How many epochs of the ledger have no rows in its @states yet. False: the ledger cannot be read. */
+bool usage_epochs_to_come(const struct policy *policy, const struct row_states *states, enum provider_kind kind,
+                          size_t *ret);
 
 /* Lines of cells under headings, columns as wide as their widest cell. */
 struct usage_table;

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -200,6 +201,20 @@ def test_a_row_without_a_customer_waits_for_a_person(make_gateway, engine, direc
 
 
 # ---- the state directory ----
+
+
+def test_a_start_without_the_rows_of_before_is_said(make_gateway, engine):
+    own = make_gateway(config(engine, billing=to_files()))
+    ask(own)
+    wait_until(lambda: total(delivered(own), "requests") >= 3, "the files", 20)
+    restart(own)
+    assert "billing/ in state_dir is gone" not in own.log_text()
+    own.terminate()
+    assert own.wait_end() == 0
+    shutil.rmtree(own.directory / "state" / "billing")
+    own.start()
+    (line,) = [line for line in own.log("billing") if line["level"] == "warning"]
+    assert line["message"].startswith("billing/ in state_dir is gone"), line
 
 
 def test_a_second_gateway_on_the_same_state_directory_is_refused(make_gateway, engine, directory):

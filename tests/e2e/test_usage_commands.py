@@ -201,9 +201,62 @@ def test_status_without_a_gateway_reads_the_files(house, copy):
     told = json.loads(done.stdout)
     assert "no gateway answers" in done.stderr and told["running"] is False
     assert {each["provider"]: each for each in told["providers"]} == house.status()
+    assert told["epochs_without_rows"] == {"file": 0, "stripe": 0}
     assert len(house.status()["stripe"]["waiting"]) == 3
     text = house.command("usage", "status", file=copy).stdout
     assert text.startswith("file\n") and text in house.command("usage", "status").stdout
+
+
+def without_gateway(house, copy):
+    copy.write_text(copy.read_text().replace(f"127.0.0.1:{house.gateway.admin_port}", "127.0.0.1:1"))
+
+
+def test_states_that_are_gone_are_said_by_whoever_reads_them(house, copy, directory):
+    without_gateway(house, copy)
+    (directory / "state/billing/stripe.states").unlink()
+    commands = (["usage", "status"], ["usage", "reconcile"], ["billing", "retry", "--dry-run"])
+    for words in commands:
+        done = house.command(*words, code=1, file=copy)
+        assert "billing/stripe.states in state_dir is gone: restore it from a backup" in done.stderr
+    shutil.rmtree(directory / "state/billing")
+    for words in commands:
+        done = house.command(*words, code=1, file=copy)
+        assert f"{directory}/state/billing is gone, and {directory}/state/ledger is there" in done.stderr
+
+
+def test_epochs_without_rows_are_counted(house, copy, directory):
+    without_gateway(house, copy)
+    file = sorted((directory / "state/ledger").iterdir())[-1]
+    text = file.read_text()
+    writer, epoch = file.stem.split("-")
+    file.with_name(f"{writer}-{int(epoch) + 1:08}.jsonl").write_text(
+        text.replace(f'"epoch":{int(epoch)}', f'"epoch":{int(epoch) + 1}', 1)
+    )
+    done = house.command("usage", "status", file=copy)
+    assert done.stdout.count("           and 1 epoch is not rows yet\n") == 2, done.stdout
+    assert house.json("usage", "status", file=copy)["epochs_without_rows"] == {"file": 1, "stripe": 1}
+    assert "2 epochs are not rows yet" in house.command("billing", "retry", "--dry-run", file=copy).stdout
+
+
+def test_every_row_that_waits_is_listed(directory):
+    house = House(directory)
+    try:
+        for _ in range(8):
+            house.sell("nobody")
+            time.sleep(1.1)  # another epoch
+        wait_until(lambda: house.status()["stripe"]["rows"]["held"] >= 24, "all rows to be held", 20)
+        stripe = house.status()["stripe"]
+        text = house.command("usage", "status").stdout
+        told = house.gateway.admin("/admin/v1/usage").json()["providers"][1]
+        house.gateway.stop()
+        assert {each["provider"]: each for each in house.json("usage", "status")["providers"]}["stripe"] == stripe
+    finally:
+        house.end()
+    waiting = stripe["waiting"]
+    assert len(waiting) == len({row["row"] for row in waiting}) == stripe["rows"]["held"] == stripe["waiting_total"]
+    assert [row["ended"] for row in waiting] == sorted(row["ended"] for row in waiting)
+    assert told["waiting"] == waiting[:20] and told["waiting_total"] == len(waiting)
+    assert f"  and {len(waiting) - 20} more: `tollgate usage status --json` lists all\n" in text
 
 
 # ---- what would be sent ----

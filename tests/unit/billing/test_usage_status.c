@@ -78,6 +78,13 @@ static void each_state_counts(void **state)
     assert_int_equal(status.waiting[0].ended, 2500);
     assert_string_equal(status.waiting[1].id, "tg1-000005");
     assert_int_equal(status.waiting[1].state, ROW_REJECTED);
+    size_t count;
+    struct usage_waiting *all = usage_waiting_all(states, &count);
+    assert_int_equal(count, 2);
+    assert_string_equal(all[0].id, "tg1-000006");
+    assert_string_equal(all[1].id, "tg1-000005");
+    assert_string_equal(all[1].reason, "why");
+    free(all);
 }
 
 /* The oldest ones, in order, wherever they stand. */
@@ -102,6 +109,15 @@ static void only_the_oldest_are_shown(void **state)
     assert_true(older < USAGE_STATUS_WAITING_MAX);
     for (size_t i = 1; i < USAGE_STATUS_WAITING_MAX; i++)
         assert_true(status.waiting[i - 1].ended <= status.waiting[i].ended);
+    size_t count;
+    struct usage_waiting *all = usage_waiting_all(states, &count);
+    assert_non_null(all);
+    assert_int_equal(count, ROWS);
+    for (size_t i = 0; i < USAGE_STATUS_WAITING_MAX; i++)
+        assert_string_equal(all[i].id, status.waiting[i].id);
+    for (size_t i = 1; i < count; i++)
+        assert_true(all[i - 1].ended <= all[i].ended && strcmp(all[i - 1].id, all[i].id) != 0);
+    free(all);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)

@@ -81,7 +81,8 @@ static void everything_is_told(void **state)
         "\"stuck_writers\":1,\"regressions\":2,\"oldest_unshipped\":\"1970-01-01T00:00:01.000Z\"},"
         "\"providers\":[{\"provider\":\"stripe\",\"rows\":{\"pending\":0,\"sent\":0,\"acked\":7,\"duplicate\":0,"
         "\"rejected\":0,\"held\":1},\"oldest\":\"1970-01-01T00:00:02.000Z\",\"last_acked\":null,"
-        "\"waiting\":[{\"row\":\"tg1-x\",\"tenant\":\"acme\xef\xbf\xbd\",\"meter\":\"output_tokens\",\"quantity\":42,"
+        "\"waiting_total\":1,\"waiting\":[{\"row\":\"tg1-x\",\"tenant\":\"acme\xef\xbf\xbd\",\"meter\":\"output_"
+        "tokens\",\"quantity\":42,"
         "\"ended\":\"1970-01-01T00:00:03.000Z\",\"state\":\"held\",\"reason\":\"no customer\"}]}],"
         "\"oldest_unflushed\":\"1970-01-01T00:00:04.000Z\",\"recovered_writers\":5,\"crashed_requests\":6,"
         "\"error\":\"out of order\"}\n");
