@@ -330,6 +330,7 @@ void delivery_told(struct delivery *delivery, const char *id, const struct provi
         return;
     case VERDICT_LATER:
         forget_try(row);
+        row->generation += outcome->next_key;
         put_off(delivery, row, outcome->after_ms, now.mono);
         return;
     case VERDICT_HOLD_ALL:

@@ -85,6 +85,7 @@ enum provider_verdict {
 struct provider_outcome {
     enum provider_verdict verdict;
     int64_t after_ms;                      /* not before; 0 = not said */
+    bool next_key;                         /* with VERDICT_LATER: the answer may be stored: the next generation */
     char reason[ROW_REASON_BYTES_MAX + 1]; /* "" when taken */
 };
 

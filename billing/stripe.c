@@ -142,6 +142,7 @@ struct provider_outcome stripe_classify(const struct provider_answer *answer, co
     struct provider_outcome outcome = {.verdict = verdict_of(answer, &error, identifier)};
     if (outcome.verdict != VERDICT_ACKED && outcome.verdict != VERDICT_DUPLICATE)
         put_reason(&outcome, answer, &error);
+    outcome.next_key = answer->status == 400 && outcome.verdict == VERDICT_LATER;
     if (answer->retry_after_ms > 0)
         outcome.after_ms = answer->retry_after_ms;
     json_decref(error.answer);

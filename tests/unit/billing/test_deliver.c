@@ -85,6 +85,19 @@ static void test_what_failed_waits_longer_each_time(void **state)
     delivery_destroy(&delivery);
 }
 
+/* It surely has not arrived, and the answer that says so may be stored. */
+static void test_an_answer_that_is_stored_is_not_asked_for_again(void **state)
+{
+    (void) state;
+    const struct provider_outcome outcome = {.verdict = VERDICT_LATER, .next_key = true};
+    struct delivery *delivery = create(PROVIDER_STRIPE);
+    assert_true(delivery_add(delivery, "a1", TEXT("a"), 0));
+    assert_int_equal(assert_next(delivery, at(0), DELIVERY_SEND, "a1").generation, 0);
+    delivery_told(delivery, "a1", &outcome, at(0));
+    assert_int_equal(assert_next(delivery, at(48 * HOUR), DELIVERY_SEND, "a1").generation, 1);
+    delivery_destroy(&delivery);
+}
+
 /* One row's own matter: nobody else waits. */
 static void test_a_row_may_wait_alone(void **state)
 {
@@ -576,6 +589,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_call_a_lane),
         cmocka_unit_test(test_what_failed_waits_longer_each_time),
+        cmocka_unit_test(test_an_answer_that_is_stored_is_not_asked_for_again),
         cmocka_unit_test(test_a_row_may_wait_alone),
         cmocka_unit_test(test_what_fails_together_failed_once),
         cmocka_unit_test(test_nothing_goes_while_the_key_is_wrong),

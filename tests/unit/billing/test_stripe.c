@@ -93,6 +93,7 @@ static void test_each_answer_has_its_meaning(void **state)
         assert_int_equal(outcome.verdict, CASES[i].verdict);
         assert_string_equal(outcome.reason, CASES[i].reason);
         assert_int_equal(outcome.after_ms, 0);
+        assert_int_equal(outcome.next_key, strcmp(CASES[i].reason, CLOCK_IS_AHEAD) == 0);
     }
 }
 
