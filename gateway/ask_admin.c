@@ -6,15 +6,24 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/fetch.h"
 #include "gateway/command.h"
 
-enum { TOKEN_BYTES_MAX = 1024, TIMEOUT_MS = 60000, CONNECT_TIMEOUT_MS = 5000, HOST_BYTES_MAX = 256 };
+enum {
+    TOKEN_BYTES_MAX = 1024,
+    QUESTION_TIMEOUT_MS = 10000,
+    ORDER_TIMEOUT_MS = 60000, /* something is done before its answer */
+    CONNECT_TIMEOUT_MS = 5000,
+    HOST_BYTES_MAX = 256
+};
 
 /* One question on its way. */
 struct asking {
     const struct admin_question *question;
     const char *token_file;
+    bool has_token;
+    mono_ms began;
     admin_answer_receiver *receive;
     void *owner;
     struct loop *loop;
@@ -43,11 +52,23 @@ static int nobody(const struct admin_question *question)
     return COMMAND_FAILED;
 }
 
-static int no_answer(const struct admin_question *question, const struct fetch_result *result)
+static int timeout_of(const struct admin_question *question)
 {
+    return question->json_body != NULL ? ORDER_TIMEOUT_MS : QUESTION_TIMEOUT_MS;
+}
+
+static int no_answer(const struct asking *asking, const struct fetch_result *result)
+{
+    const struct admin_question *question = asking->question;
     const char *address = address_of(question)->text;
+    int timeout_ms = timeout_of(question);
     if (result->connect_failed && question->absent != NULL)
         return nobody(question);
+    if (!result->connect_failed && clock_mono_ms() - asking->began >= timeout_ms)
+        return command_fail(question->command,
+                            "%s: the gateway is there and gave no answer in %d s: it is stopped, or its machine is "
+                            "too busy",
+                            address, timeout_ms / 1000);
     if (!result->connect_failed)
         return command_fail(question->command, "%s: %s", address, result->error);
     return command_fail(question->command,
@@ -56,12 +77,20 @@ static int no_answer(const struct admin_question *question, const struct fetch_r
                         address, result->error, question->file);
 }
 
+static int no_token(const struct admin_question *question, const char *file, int error)
+{
+    return command_fail(question->command, "the admin token: %s: %s%s", file, strerror(error),
+                        error == ENOENT ? " (the gateway makes it when it starts without one)" : "");
+}
+
 static void answered(void *owner, const struct fetch_result *result)
 {
     struct asking *asking = owner;
     const struct admin_question *question = asking->question;
     if (result->status == 0)
-        asking->exit_code = no_answer(question, result);
+        asking->exit_code = no_answer(asking, result);
+    else if ((result->status == 401 || result->status == 403) && !asking->has_token)
+        asking->exit_code = no_token(question, asking->token_file, ENOENT);
     else if (result->status == 401 || result->status == 403)
         asking->exit_code = command_fail(question->command, "the gateway at %s does not accept the token in %s",
                                          address_of(question)->text, asking->token_file);
@@ -96,14 +125,15 @@ static int ask(struct asking *asking, const char *token)
     if (address->kind == LISTEN_TCP && address->port == 0)
         return command_fail(question->command, "admin.listen: %s: its port is another at every start; %s",
                             address->text, question->without_port);
+    asking->began = clock_mono_ms();
     asking->loop = loop_create();
     struct fetcher *fetcher = asking->loop == NULL ? NULL : fetcher_create(asking->loop);
     const struct fetch_request request = {
         .url = builder_string(&url),
         .socket_path = address->kind == LISTEN_UNIX ? address->path : NULL,
-        .bearer = token,
+        .bearer = asking->has_token ? token : NULL,
         .json_body = question->json_body,
-        .timeout_ms = TIMEOUT_MS,
+        .timeout_ms = timeout_of(question),
         .connect_timeout_ms = CONNECT_TIMEOUT_MS,
     };
     if (fetcher != NULL && !url.overflowed && fetch_start(fetcher, &request, answered, asking) != NULL)
@@ -153,12 +183,10 @@ int ask_admin(const struct admin_question *question, admin_answer_receiver *rece
         .owner = owner,
         .exit_code = COMMAND_FAILED,
     };
-    bool has_token = read_token(asking.token_file, token);
-    if (!has_token && errno == ENOENT && question->absent != NULL)
-        return nobody(question);
-    if (!has_token)
-        return command_fail(question->command, "the admin token: %s: %s%s", asking.token_file, strerror(errno),
-                            errno == ENOENT ? " (the gateway makes it at its first start)" : "");
+    asking.has_token = read_token(asking.token_file, token);
+    /* Who wants to know whether there is a gateway asks without it: it may not be needed to read. */
+    if (!asking.has_token && (errno != ENOENT || question->absent == NULL))
+        return no_token(question, asking.token_file, errno);
     int exit_code = ask(&asking, token);
     explicit_bzero(token, sizeof(token));
     return exit_code;

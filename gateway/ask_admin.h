@@ -22,8 +22,8 @@ struct admin_question {
 /* An answer other than 401 and 403; @body is valid during the call. Returns the exit code of the command. */
 typedef int admin_answer_receiver(void *owner, const struct admin_question *question, int status, struct text body);
 
-/* Ask and wait, a minute at most. The receiver's exit code, or COMMAND_FAILED (said on standard error) when there is no
- * token, nobody answers (but for @absent) or the token is not accepted. */
+/* Ask and wait: ten seconds at most for a GET, a minute for a POST. The receiver's exit code, or COMMAND_FAILED (said
+ * on standard error) when there is no token, nobody answers (but for @absent) or the token is not accepted. */
 int ask_admin(const struct admin_question *question, admin_answer_receiver *receive, void *owner);
 /* For receivers: the answer is none that a gateway gives. Says so; returns COMMAND_FAILED. */
 int ask_admin_not_understood(const struct admin_question *question);

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import types
 import zlib
 
 import pytest
@@ -439,7 +440,7 @@ class Admin:
 
 def point_at(house, admin, token="the-token\n"):
     (house / "tollgate.yaml").write_text(GOOD + 'admin: { listen: "%s" }\n' % admin.listen)
-    (house / "state").mkdir()
+    (house / "state").mkdir(exist_ok=True)
     (house / "state" / "admin.token").write_text(token)
     (house / "state" / "admin.token").chmod(0o600)
 
@@ -507,6 +508,33 @@ def test_reload_says_how_to_start_a_gateway_that_is_not_there(house):
     assert "tollgate run --config ./tollgate.yaml" in done.stderr
     (house / "state" / "admin.token").unlink()
     assert "admin.token" in tollgate("reload", cwd=house, code=1).stderr
+
+
+# usage status
+
+
+def test_usage_status_without_the_token_asks_the_gateway_all_the_same(house):
+    status = {"providers": [], "redis": {"up": True}, "journals": []}
+    with Admin(200, status) as admin:
+        point_at(house, admin)
+        (house / "state" / "admin.token").unlink()
+        done = tollgate("usage", "status", cwd=house)
+        assert "redis: up" in done.stdout and "no gateway answers" not in done.stderr
+    assert admin.seen[0][:2] == ("/admin/v1/usage", None)
+    with Admin(401, {}) as admin:
+        point_at(house, admin)
+        (house / "state" / "admin.token").unlink()
+        done = tollgate("usage", "status", cwd=house, code=1)
+    assert "state/admin.token: No such file or directory" in done.stderr and "nothing is being sent" not in done.stderr
+
+
+def test_a_gateway_that_is_stopped_is_said(house):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        point_at(house, types.SimpleNamespace(listen="127.0.0.1:%d" % silent.getsockname()[1]))
+        begun = time.monotonic()
+        done = tollgate("usage", "status", cwd=house, code=1)
+    assert "the gateway is there and gave no answer in 10 s" in done.stderr, done.stderr
+    assert time.monotonic() - begun < 10 + 5 * paths.SLOWNESS
 
 
 # limits explain
