@@ -70,6 +70,13 @@ wait_for_gateway() {
     done
 }
 
+# Its answers would be taken for those of the gateway that is started here, and cannot get the port.
+refuse_second() {
+    if curl -sS -o /dev/null --max-time 5 "http://$admin/livez" 2>/dev/null; then
+        die "something answers at http://$admin already: does this gateway run in another terminal?"
+    fi
+}
+
 wait_until_ready() {
     begun=$(date +%s)
     told=0
@@ -91,6 +98,7 @@ wait_until_ready() {
         fi
         sleep 0.2
     done
+    kill -0 "$gateway" 2>/dev/null || die 'tollgate ended, and another one answers in its place; what it said stands above'
 }
 
 print_how_to_call() {
@@ -146,6 +154,7 @@ make_key
 listen=$(address_of 'listen:' 127.0.0.1:8700)
 admin=$(address_of 'admin: *{ *listen:' 127.0.0.1:8701)
 
+refuse_second
 # Out of the terminal's reach: Ctrl-C comes to this script only, which passes on one SIGTERM (a second one skips draining).
 setsid build/tollgate run --config "$config" &
 gateway=$!
