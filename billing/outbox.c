@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <uthash.h>
 
 #include "billing/back_off.h"
@@ -23,6 +22,7 @@ struct source {
     size_t first, count, capacity; /* waiting[first] is next */
     struct ledger_head head;       /* of that epoch, once it was read: then its number stands in it */
     struct back_off back_off;
+    bool is_resting; /* till the next turn: it has to wait for Redis, or for room */
 };
 
 struct outbox {
@@ -66,22 +66,6 @@ static void learn_made(struct outbox *outbox)
     }
 }
 
-/* They are made before the file .since is. Without them everything in the ledger looks new, and a provider that keeps
- * identifiers for a day would take again what it took before. */
-static bool are_states_gone(const struct outbox_options *options)
-{
-    char memory[PATH_MAX];
-    struct builder path;
-    wall_ms since = 0;
-    if (provider_capabilities(options->provider)->dedup_window_ms == PROVIDER_FOREVER)
-        return false;
-    builder_init(&path, memory, sizeof memory);
-    builder_format(&path, "%s/%s.states", options->billing_directory, PROVIDER_KIND_NAMES[options->provider]);
-    if (access(builder_string(&path), F_OK) == 0 || errno != ENOENT)
-        return false;
-    return outbox_since(options->billing_directory, options->provider, &since) || errno != ENOENT;
-}
-
 /* From a backup, for all that is known: what is pending may have been sent since then. False with errno. */
 static bool doubt_old_states(struct outbox *outbox)
 {
@@ -103,13 +87,8 @@ static bool doubt_old_states(struct outbox *outbox)
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES])
 {
     const char *provider = PROVIDER_KIND_NAMES[options->provider];
-    if (are_states_gone(options)) {
-        snprintf(error, OUTBOX_TROUBLE_BYTES,
-                 "billing/%s.states in state_dir is gone: restore it from a backup, or what was delivered would be "
-                 "billed twice. To bill only from now on, remove billing/%s.since too",
-                 provider, provider);
+    if (outbox_are_states_gone(options->billing_directory, options->provider, error))
         return NULL;
-    }
     struct outbox *outbox = calloc(1, sizeof *outbox);
     if (outbox == NULL)
         goto err;
@@ -336,7 +315,7 @@ static void take_first(struct outbox *outbox, struct source *source)
         source->first = source->count = 0;
 }
 
-static bool put_off(struct outbox *outbox, struct source *source)
+static void put_off(struct outbox *outbox, struct source *source)
 {
     const char *why = strerror(errno);
     char what[80];
@@ -351,7 +330,6 @@ static bool put_off(struct outbox *outbox, struct source *source)
              source->writer, source->waiting[source->first]);
     say(outbox, what, why);
     back_off_failed(&source->back_off, clock_mono_ms());
-    return false;
 }
 
 /* What a provider does not take waits in the ledger. */
@@ -361,27 +339,57 @@ static bool has_room(const struct outbox *outbox)
     return row_states_count_of(states, ROW_PENDING) + row_states_count_of(states, ROW_SENT) < OUTBOX_DUE_MAX;
 }
 
-/* The first epoch that waits. True: it does not wait any more. */
-static bool serve(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
+/* What was being added may be made meanwhile. */
+static bool is_looked_at(const struct source *source)
+{
+    uint64_t epoch = source->waiting[source->first];
+    return source->head.name.epoch == epoch && epoch > source->made;
+}
+
+static bool may_be_served(const struct source *source)
+{
+    return waiting_count(source) > 0 && !source->is_resting && back_off_is_over(&source->back_off, clock_mono_ms());
+}
+
+/* The first epoch that waits has its head, or waits no more, or the source is put off. */
+static void look(struct outbox *outbox, struct source *source)
 {
     struct ledger_name name = {.epoch = source->waiting[source->first]};
     memcpy(name.writer, source->writer, sizeof name.writer);
     if (name.epoch <= source->made) {
         take_first(outbox, source);
-        return true;
-    }
-    if (source->head.name.epoch != name.epoch && !ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
+    } else if (!ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
         source->head = (struct ledger_head){0};
-        return put_off(outbox, source);
+        put_off(outbox, source);
     }
-    if (source->head.ended >= outbox->since) {
-        if (!has_room(outbox) || !turn->may_go(turn->owner, &name))
-            return false;
-        if (!make_rows(outbox, &name, turn))
-            return put_off(outbox, source);
+}
+
+/* Of all writers the epoch that ended first: an hour's rows are there before the provider is asked about the hour.
+ * NULL: there is nothing to be done. */
+static struct source *find_oldest(struct outbox *outbox)
+{
+    struct source *source, *next, *oldest = NULL;
+    HASH_ITER(hh, outbox->sources, source, next)
+    {
+        while (may_be_served(source) && !is_looked_at(source))
+            look(outbox, source);
+        if (may_be_served(source) && (oldest == NULL || source->head.ended < oldest->head.ended))
+            oldest = source;
     }
-    take_first(outbox, source);
-    return true;
+    return oldest;
+}
+
+/* It was looked at. */
+static void serve(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
+{
+    const struct ledger_name name = source->head.name;
+    bool needs_rows = source->head.ended >= outbox->since;
+    if (needs_rows && (!has_room(outbox) || !turn->may_go(turn->owner, &name)))
+        source->is_resting = true;
+    else if (needs_rows && !make_rows(outbox, &name, turn))
+        put_off(outbox, source);
+    else
+        take_first(outbox, source);
 }
 
 /* As long as rows of lost states may be still to be made, the next start has to know. */
@@ -400,17 +408,14 @@ bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
     struct source *source, *next;
     if (!outbox->is_active || is_since_ahead(outbox) || (outbox->must_finish && !finish_rows(outbox)))
         return false;
+    while (!outbox->must_finish && !has_more && (source = find_oldest(outbox)) != NULL) {
+        has_more = clock_mono_ms() >= turn->until;
+        if (!has_more)
+            serve(outbox, source, turn);
+    }
     HASH_ITER(hh, outbox->sources, source, next)
     {
-        while (!outbox->must_finish && waiting_count(source) > 0 &&
-               back_off_is_over(&source->back_off, clock_mono_ms())) {
-            if (clock_mono_ms() >= turn->until) {
-                has_more = true;
-                break;
-            }
-            if (!serve(outbox, source, turn))
-                break;
-        }
+        source->is_resting = false;
         has_trouble |= back_off_is_on(&source->back_off);
         is_any_waiting |= waiting_count(source) > 0;
     }

@@ -168,6 +168,20 @@ static void epochs_of_a_writer_go_in_order(void **state)
     assert_int_equal(outbox_oldest_waiting(outbox), 0);
 }
 
+/* The rows of an hour are all there before those of a later one. */
+static void the_oldest_epoch_of_all_writers_goes_first(void **state)
+{
+    (void) state;
+    static const char *const writers[] = {WRITER_A, WRITER_B, WRITER_B, WRITER_A};
+    seal_quietly(WRITER_A, 1, 1000);
+    seal_quietly(WRITER_A, 2, 4000);
+    seal_quietly(WRITER_B, 1, 2000);
+    seal_quietly(WRITER_B, 2, 3000);
+    assert_int_equal(rows_after(policy), 16);
+    for (size_t i = 0; i < 4; i++)
+        assert_string_equal(row_states_at(outbox_states(outbox), i * 4)->row.name.epoch.writer, writers[i]);
+}
+
 static void a_damaged_ledger_file_stops_its_writer_only(void **state)
 {
     (void) state;
@@ -418,6 +432,7 @@ int main(void)
         TEST(a_new_meter_makes_no_rows_of_what_was),
         TEST(states_that_are_gone_are_said),
         TEST(epochs_of_a_writer_go_in_order),
+        TEST(the_oldest_epoch_of_all_writers_goes_first),
         TEST(a_damaged_ledger_file_stops_its_writer_only),
         TEST(a_ledger_file_that_is_gone_is_waited_for),
         TEST(time_that_runs_out_is_told),
