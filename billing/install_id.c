@@ -18,6 +18,12 @@ static bool say(char *error, size_t capacity, const char *state_dir, const char 
     return false;
 }
 
+static bool say_errno(char *error, size_t capacity, const char *state_dir)
+{
+    snprintf(error, capacity, "%s/install_id: %s", state_dir, strerror(errno));
+    return false;
+}
+
 static bool is_whole(struct text content)
 {
     uint8_t bytes[INSTALL_ID_CHARACTERS / 2];
@@ -56,7 +62,7 @@ bool install_id_read(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1],
         return say(error, capacity, state_dir, "is damaged: restore it from a backup, rows were sent under its names");
     if (errno == ENOENT)
         return say(error, capacity, state_dir, "is missing: the gateway makes it when it starts for the first time");
-    return say(error, capacity, state_dir, strerror(errno));
+    return say_errno(error, capacity, state_dir);
 }
 
 /* Rows were made under an id that is gone. */
@@ -95,5 +101,5 @@ bool install_id_make(const char *state_dir, char ret[INSTALL_ID_CHARACTERS + 1],
     if (has_rows(state_dir))
         return say(error, capacity, state_dir,
                    "is missing, but rows were made under it: restore it from a backup, or they would be billed twice");
-    return write_id(state_dir, ret) || say(error, capacity, state_dir, strerror(errno));
+    return write_id(state_dir, ret) || say_errno(error, capacity, state_dir);
 }

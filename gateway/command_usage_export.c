@@ -137,12 +137,7 @@ static bool look(const struct policy *policy, const struct usage_window *window,
     };
     if (completeness_read(&question, ret))
         return true;
-    if (errno == ENOENT)
-        command_fail(NAME, "%s: there are no journals: no gateway has run with this state_dir", journals);
-    else if (errno == EBADMSG)
-        command_fail(NAME, "%s: a ledger file is damaged: put it back from a backup", ledger);
-    else
-        command_fail(NAME, "%s: %s", policy->state_dir, strerror(errno));
+    usage_not_read(NAME, policy);
     return false;
 }
 
@@ -209,7 +204,7 @@ static int tell(const struct wish *wish, const struct export_request *request, c
 static int not_written(const struct export_request *request)
 {
     if (errno == EBADMSG)
-        return command_fail(NAME, "%s: a ledger file is damaged: put it back from a backup", request->ledger_directory);
+        return usage_not_read(NAME, request->policy);
     if (errno == EFBIG || errno == EOVERFLOW || errno == E2BIG)
         return command_fail(NAME, "it is too big for one file: export a shorter window, or --group-by less");
     return command_fail(NAME, "%s: %s", request->out_directory, strerror(errno));

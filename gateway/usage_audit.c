@@ -319,16 +319,6 @@ static bool open_all(struct running *running)
 
 /* ---- all ---- */
 
-static bool not_read(const struct running *running)
-{
-    if (errno == EBADMSG)
-        command_fail(running->audit->command, "%s: a ledger file is damaged: put it back from a backup",
-                     running->ledger);
-    else
-        command_fail(running->audit->command, "%s: %s", running->audit->policy->state_dir, strerror(errno));
-    return false;
-}
-
 static bool end_rows(struct usage_audit *audit)
 {
     for (size_t i = 0; i < audit->provider_count; i++) {
@@ -352,7 +342,9 @@ bool usage_audit_run(struct usage_audit *audit)
     bool good = open_all(&running);
     if (good) {
         open_redis(&running);
-        good = (look_at_journals(&running) && look_at_ledger(&running) && end_rows(audit)) || not_read(&running);
+        good = look_at_journals(&running) && look_at_ledger(&running) && end_rows(audit);
+        if (!good)
+            usage_not_read(audit->command, audit->policy);
     }
     redis_destroy(&running.redis);
     free(running.names);

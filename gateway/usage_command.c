@@ -2,9 +2,11 @@
 #include "gateway/usage_command.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "billing/outbox.h"
 #include "conf/value.h"
@@ -113,6 +115,43 @@ bool usage_epochs_to_come(const struct policy *policy, const struct row_states *
                                            .install_id = "",
                                            .provider = kind};
     return outbox_count_to_come(&options, states, ret);
+}
+
+/* False: none is, any more. */
+static bool find_damaged(const char *ledger, struct ledger_name *ret)
+{
+    struct ledger_name *names = NULL;
+    size_t count = 0;
+    bool is_found = false;
+    if (!ledger_list(ledger, &names, &count))
+        return false;
+    for (size_t i = 0; i < count && !is_found; i++) {
+        struct ledger_head head;
+        struct cells *cells = NULL;
+        is_found = !ledger_read(ledger, &names[i], &head, &cells) && errno == EBADMSG;
+        cells_destroy(&cells);
+        *ret = names[i];
+    }
+    free(names);
+    return is_found;
+}
+
+int usage_not_read(const char *command, const struct policy *policy)
+{
+    char ledger[PATH_MAX], journals[PATH_MAX];
+    struct ledger_name damaged;
+    int error = errno;
+    usage_path(policy, "ledger", ledger);
+    usage_path(policy, "journal", journals);
+    if (error == EBADMSG && find_damaged(ledger, &damaged))
+        return command_fail(command, "%s/%s-%08" PRIu64 ".jsonl is damaged: put it back from a backup", ledger,
+                            damaged.writer, damaged.epoch);
+    if (error == ENOENT && access(journals, F_OK) != 0 && errno == ENOENT)
+        return command_fail(command,
+                            "%s is not there: no gateway has run with this state_dir, or it was removed. Restore it "
+                            "from a backup, or make it anew: then usage that is in no ledger file is lost",
+                            journals);
+    return command_fail(command, "%s: %s", policy->state_dir, strerror(error));
 }
 
 /* ---- tables ---- */

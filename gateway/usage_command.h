@@ -30,6 +30,9 @@ struct row_states *usage_states_read(const char *command, const struct policy *p
 bool usage_epochs_to_come(const struct policy *policy, const struct row_states *states, enum provider_kind kind,
                           size_t *ret);
 
+/* With errno of what read ledger and journals: says which of them cannot be read. Returns COMMAND_FAILED. */
+int usage_not_read(const char *command, const struct policy *policy);
+
 /* Lines of cells under headings, columns as wide as their widest cell. */
 struct usage_table;
 /* @right: a bit for each column that holds numbers. NULL: no memory. @headings stay the caller's. */

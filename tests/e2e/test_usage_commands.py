@@ -522,6 +522,24 @@ def test_a_changed_ledger_file_is_found(house, copy, directory):
     assert {row["provider"] for row in told["rows"]} == {"file", "stripe"}
 
 
+def test_what_cannot_be_read_is_named(house, copy, directory):
+    file = sorted((directory / "state/ledger").iterdir())[0]
+    good = file.read_text()
+    file.write_text(good[:-20])
+    export = ["usage", "export", *house.window, "--format", "csv", "--out", str(directory / "out")]
+    for words in (["usage", "reconcile"], export):
+        assert f"{file} is damaged: put it back" in house.command(*words, code=1, file=copy).stderr
+    file.write_text(good)
+    shutil.rmtree(directory / "state/journal")
+    for words in (["usage", "reconcile"], export):
+        assert f"{directory}/state/journal is not there" in house.command(*words, code=1, file=copy).stderr
+    (directory / "state/journal").mkdir()
+    (directory / "state/install_id").unlink()
+    (directory / "state/install_id").mkdir()
+    done = house.command("usage", "reconcile", code=1, file=copy)
+    assert f"{directory}/state/install_id: Is a directory" in done.stderr
+
+
 def test_a_lost_ledger_file_is_found(house, copy, directory):
     """Its rows are there, and its segment."""
     sorted((directory / "state/ledger").iterdir())[0].unlink()
