@@ -302,8 +302,9 @@ static bool start_serving(struct gateway *gateway, const struct policy *policy)
     (void) children_gateway_ready(gateway->children);
     metric_set(metric_series(METRIC_START_TIME, (const char *const[METRIC_LABELS_MAX]){NULL}), clock_wall_ms() / 1000);
     metric_set(metric_series(METRIC_BUILD_INFO, (const char *const[METRIC_LABELS_MAX]){TOLLGATE_VERSION}), 1);
-    log_event(LOG_INFO, "start", "serving %zu models on %s with %d workers, admin on %s", policy->model_count,
-              policy->listen.text, gateway->worker_count, policy->admin_listen.text);
+    log_event(LOG_INFO, "start", "serving %zu model%s on %s with %d worker%s, admin on %s", policy->model_count,
+              policy->model_count == 1 ? "" : "s", policy->listen.text, gateway->worker_count,
+              gateway->worker_count == 1 ? "" : "s", policy->admin_listen.text);
     return true;
 }
 

@@ -30,13 +30,34 @@ static const struct command COMMANDS[] = {
 };
 enum { COMMAND_COUNT = sizeof(COMMANDS) / sizeof(COMMANDS[0]) };
 
-static void print_help(FILE *to)
+static bool is_in_group(const struct command *command, const char *group)
 {
-    fputs("Usage: tollgate COMMAND [OPTIONS]\n\n"
-          "An OpenAI-compatible gateway for people who serve their own language models.\n\nCommands:\n",
-          to);
+    size_t length = strlen(group);
+    return strncmp(command->name, group, length) == 0 && command->name[length] == ' ';
+}
+
+/* The first word of some two-word name: "keys". */
+static bool is_group(const char *word)
+{
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
-        if (COMMANDS[i].summary != NULL) {
+        if (is_in_group(&COMMANDS[i], word)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* @group: NULL = all. */
+static void print_help(FILE *to, const char *group)
+{
+    if (group != NULL)
+        fprintf(to, "Usage: tollgate %s COMMAND [OPTIONS]\n\nCommands:\n", group);
+    else
+        fputs("Usage: tollgate COMMAND [OPTIONS]\n\n"
+              "An OpenAI-compatible gateway for people who serve their own language models.\n\nCommands:\n",
+              to);
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (COMMANDS[i].summary != NULL && (group == NULL || is_in_group(&COMMANDS[i], group))) {
             fprintf(to, "  %-15s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
         }
     }
@@ -52,18 +73,6 @@ static int words_of(const struct command *command, int argc, char **argv)
     }
     struct text first = {command->name, (size_t) (space - command->name)};
     return argc > 2 && text_equal(text_of(argv[1]), first) && strcmp(argv[2], space + 1) == 0 ? 2 : 0;
-}
-
-/* The first word of some two-word name: "keys". */
-static bool is_group(const char *word)
-{
-    size_t length = strlen(word);
-    for (size_t i = 0; i < COMMAND_COUNT; i++) {
-        if (strncmp(COMMANDS[i].name, word, length) == 0 && COMMANDS[i].name[length] == ' ') {
-            return true;
-        }
-    }
-    return false;
 }
 
 static bool is_help(const char *word)
@@ -109,7 +118,7 @@ static int flushed(int exit_code)
 int main(int argc, char **argv)
 {
     if (argc < 2 || (argc == 2 && is_group(argv[1]))) {
-        print_help(stderr);
+        print_help(stderr, argc < 2 ? NULL : argv[1]);
         return COMMAND_USAGE;
     }
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
@@ -119,7 +128,7 @@ int main(int argc, char **argv)
         }
     }
     if (is_help(argv[1]) || (is_group(argv[1]) && argc > 2 && is_help(argv[2]))) {
-        print_help(stdout);
+        print_help(stdout, is_help(argv[1]) ? NULL : argv[1]);
         return flushed(COMMAND_DONE);
     }
     if (strcmp(argv[1], "--version") == 0) {

@@ -12,11 +12,11 @@
 #include "conf/value.h"
 #include "gateway/command.h"
 
-enum { HOUR_MS = 3600 * 1000, HOUR_TEXT_LENGTH = 13, DATE_BYTES_MAX = 64, LINES_FIRST = 64 };
+enum { HOUR_MS = 3600 * 1000, HOUR_TEXT_LENGTH = 13, MINUTE_TEXT_LENGTH = 16, DATE_BYTES_MAX = 64, LINES_FIRST = 64 };
 
 /* ---- windows ---- */
 
-/* Also "2026-11-22T16". */
+/* Also "2026-11-22T16" and "2026-11-22T16:00". */
 static bool read_date(struct text given, wall_ms *ret)
 {
     char memory[DATE_BYTES_MAX];
@@ -25,6 +25,8 @@ static bool read_date(struct text given, wall_ms *ret)
     builder_add(&whole, given);
     if (given.length == HOUR_TEXT_LENGTH)
         builder_add_string(&whole, ":00:00Z");
+    else if (given.length == MINUTE_TEXT_LENGTH)
+        builder_add_string(&whole, ":00Z");
     return !whole.overflowed && value_date(builder_text(&whole), ret) && *ret >= 0;
 }
 

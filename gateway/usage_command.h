@@ -15,7 +15,8 @@ struct usage_window {
     wall_ms from, to;
 };
 
-/* Read what was given for --from and --to: 2026-11-22, 2026-11-22T16, or RFC 3339. False after saying what to write;
+/* Read what was given for --from and --to: 2026-11-22, 2026-11-22T16, 2026-11-22T16:00, or RFC 3339. False after saying
+ * what to write;
  * *@ret_exit is then what to return. */
 bool usage_window_read(const char *command, const char *from, const char *to, struct usage_window *ret, int *ret_exit);
 /* "2026-11-22T16:00:00Z", for a full second; returns @to. */

@@ -89,7 +89,16 @@ def test_nothing_to_do_is_a_usage_error_with_the_help(tmp_path):
     for words in [[], ["keys"], ["limits"], ["usage"], ["billing"]]:
         done = tollgate(*words, cwd=tmp_path, code=2)
         assert done.stdout == ""
-        assert "keys new" in done.stderr
+        assert f"Usage: tollgate {' '.join([*words, 'COMMAND'])}" in done.stderr
+
+
+@pytest.mark.parametrize("group", sorted({command.split()[0] for command in COMMANDS if " " in command}))
+def test_the_help_of_a_group_lists_its_commands(group, tmp_path):
+    done = tollgate(group, "--help", cwd=tmp_path)
+    assert done.stderr == "" and done.stdout.startswith(f"Usage: tollgate {group} COMMAND")
+    assert [name.strip() for name in re.findall(r"^  (.{15}) ", done.stdout, re.M)] == [
+        command for command in COMMANDS if command.startswith(group + " ")
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
