@@ -11,7 +11,7 @@
 #include "billing/journal.h"
 #include "billing/recover.h"
 
-enum { WINDOW_BYTES = 256 * 1024, ZEROS_BYTES = 512 };
+enum { WINDOW_BYTES = 256 * 1024 };
 
 struct journal_reader {
     char directory[PATH_MAX];
@@ -140,25 +140,6 @@ static enum journal_read take(struct journal_reader *reader, const struct record
     return JOURNAL_RECORD;
 }
 
-/* At any byte: damage may have taken the lengths that lead there. */
-static bool holds_record(struct text bytes, uint64_t after)
-{
-    static const char zeros[ZEROS_BYTES];
-    struct record record;
-    size_t length = 0;
-    for (size_t at = 0; at < bytes.length;) {
-        struct text rest = {bytes.at + at, bytes.length - at};
-        if (rest.length >= sizeof zeros && memcmp(rest.at, zeros, sizeof zeros) == 0) {
-            at += sizeof zeros;
-            continue;
-        }
-        if (record_decode(rest, &record, &length) == RECORD_DECODED && record.sequence > after)
-            return true;
-        at++;
-    }
-    return false;
-}
-
 /* Later than the last one read; also when it cannot be known, because the disk fails. */
 static bool has_record_behind(struct journal_reader *reader)
 {
@@ -168,7 +149,8 @@ static bool has_record_behind(struct journal_reader *reader)
         length = pread(reader->fd, reader->window, sizeof reader->window, (off_t) at);
         if (length <= 0)
             return length < 0;
-        if (holds_record((struct text){reader->window, (size_t) length}, reader->position.sequence))
+        struct text window = {reader->window, (size_t) length};
+        if (record_find(window, reader->position.sequence) < window.length)
             return true;
         if (length > RECORD_BYTES_MAX)
             length -= RECORD_BYTES_MAX; /* one may span two windows */

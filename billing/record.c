@@ -8,7 +8,7 @@
 
 const char *const COUNT_SOURCE_NAMES[4] = {"none", "engine", "counted", "estimated"};
 
-enum { COUNT_SOURCES = 4, LENGTH_BYTES = 4, CRC_BYTES = 4 };
+enum { COUNT_SOURCES = 4, LENGTH_BYTES = 4, CRC_BYTES = 4, ZEROS_BYTES = 512 };
 
 /* ---- CRC-32C, a table of one byte a step: some 400 MB/s, records have a few hundred bytes ---- */
 
@@ -277,4 +277,21 @@ enum record_result record_decode(struct text bytes, struct record *ret, size_t *
     *ret = record;
     *ret_length = RECORD_HEAD_BYTES + length;
     return RECORD_DECODED;
+}
+
+size_t record_find(struct text bytes, uint64_t after)
+{
+    static const char zeros[ZEROS_BYTES];
+    struct record record;
+    size_t length = 0, at = 0;
+    while (at < bytes.length) {
+        struct text rest = {bytes.at + at, bytes.length - at};
+        if (rest.length >= sizeof zeros && memcmp(rest.at, zeros, sizeof zeros) == 0)
+            at += sizeof zeros;
+        else if (record_decode(rest, &record, &length) == RECORD_DECODED && record.sequence > after)
+            return at;
+        else
+            at++;
+    }
+    return bytes.length;
 }

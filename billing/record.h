@@ -69,6 +69,10 @@ enum record_result {
 /* The record at the start of @bytes; @ret_length = its bytes. */
 enum record_result record_decode(struct text bytes, struct record *ret, size_t *ret_length);
 
+/* Where the first whole record whose sequence is above @after begins, at any byte: damage may have taken the lengths
+ * that lead there. The length of @bytes when there is none. */
+size_t record_find(struct text bytes, uint64_t after);
+
 /* CRC-32C (Castagnoli, RFC 3720 B.4). */
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t count);
 

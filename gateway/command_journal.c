@@ -20,6 +20,8 @@ enum {
 struct walk {
     const char *name; /* the command's, for messages */
     bool prints, json;
+    bool is_damaged;
+    uint64_t last_sequence;            /* of the writer at hand */
     struct journal_verifier *verifier; /* of the writer at hand; NULL when records are only printed */
     uint64_t writers, segments;
     struct journal_summary sum; /* of the writers that are done with */
@@ -95,17 +97,22 @@ static void add_fields(struct builder *to, bool json, const struct record *recor
 static void print_record(const struct walk *walk, const char *file, uint64_t offset, const struct record *record)
 {
     char memory[LINE_BYTES], when[CLOCK_TEXT_BYTES];
+    bool is_dated = record->when != 0; /* FINISH is not */
     struct builder line;
     builder_init(&line, memory, sizeof(memory));
     if (walk->json) {
         builder_add_string(&line, "{\"file\":");
         builder_add_json_repaired(&line, text_of(file));
-        builder_format(&line, ",\"offset\":%llu,\"sequence\":%llu,\"type\":\"%s\",\"when\":\"%s\"",
-                       (unsigned long long) offset, (unsigned long long) record->sequence, TYPE_NAMES[record->type],
-                       clock_text(record->when, when));
+        builder_format(&line, ",\"offset\":%llu,\"sequence\":%llu,\"type\":\"%s\"", (unsigned long long) offset,
+                       (unsigned long long) record->sequence, TYPE_NAMES[record->type]);
+        if (is_dated)
+            add_word(&line, true, "when", clock_text(record->when, when));
+        else
+            builder_add_string(&line, ",\"when\":null");
     } else {
         builder_format(&line, "%s:%llu #%llu %s %-8s", file, (unsigned long long) offset,
-                       (unsigned long long) record->sequence, clock_text(record->when, when), TYPE_NAMES[record->type]);
+                       (unsigned long long) record->sequence, is_dated ? clock_text(record->when, when) : "-",
+                       TYPE_NAMES[record->type]);
     }
     add_fields(&line, walk->json, record);
     if (walk->json)
@@ -115,12 +122,12 @@ static void print_record(const struct walk *walk, const char *file, uint64_t off
 
 /* ---- one segment ---- */
 
-/* False (said) at the first damage. */
-static bool damaged(const struct walk *walk, const char *file, uint64_t offset, const char *what)
+/* Says what is wrong, where. */
+static void say_damage(struct walk *walk, const char *file, uint64_t offset, const char *what)
 {
     fflush(stdout);
     command_fail(walk->name, "%s:%llu: %s", file, (unsigned long long) offset, what);
-    return false;
+    walk->is_damaged = true;
 }
 
 static bool is_zero(struct text bytes)
@@ -128,26 +135,44 @@ static bool is_zero(struct text bytes)
     return bytes.length == 0 || (bytes.at[0] == 0 && memcmp(bytes.at, bytes.at + 1, bytes.length - 1) == 0);
 }
 
-static bool walk_bytes(struct walk *walk, const char *file, struct text bytes)
+/* All records of @rest that are whole, one behind the other. Returns how many bytes they have; at what the verifier
+ * does not like they end. */
+static size_t walk_records(struct walk *walk, const char *file, uint64_t offset, struct text rest)
 {
     struct record record;
-    struct text rest = bytes;
-    size_t length = 0;
-    enum record_result result;
-    while ((result = record_decode(rest, &record, &length)) == RECORD_DECODED) {
-        uint64_t offset = (uint64_t) (rest.at - bytes.at);
+    size_t length = 0, at = 0;
+    while (record_decode((struct text){rest.at + at, rest.length - at}, &record, &length) == RECORD_DECODED) {
         if (walk->prints)
-            print_record(walk, file, offset, &record);
+            print_record(walk, file, offset + at, &record);
         const char *wrong = walk->verifier != NULL ? journal_verifier_take(walk->verifier, &record) : NULL;
-        if (wrong != NULL)
-            return damaged(walk, file, offset, wrong);
-        rest.at += length;
-        rest.length -= length;
+        if (wrong != NULL) {
+            say_damage(walk, file, offset + at, wrong);
+            break;
+        }
+        walk->last_sequence = record.sequence;
+        at += length;
     }
-    uint64_t offset = (uint64_t) (rest.at - bytes.at);
-    if (result == RECORD_TORN)
-        return damaged(walk, file, offset, "no whole record: its writer died here, or the file is damaged");
-    return is_zero(rest) || damaged(walk, file, offset, "zeros where a record should be, and more after them");
+    return at;
+}
+
+/* What is printed goes on behind damage; what is verified ends there. */
+static void walk_bytes(struct walk *walk, const char *file, struct text bytes)
+{
+    struct record record;
+    size_t at = 0, length = 0;
+    while (at < bytes.length) {
+        at += walk_records(walk, file, at, (struct text){bytes.at + at, bytes.length - at});
+        struct text rest = {bytes.at + at, bytes.length - at};
+        if (is_zero(rest) || (walk->verifier != NULL && walk->is_damaged))
+            return;
+        bool is_hole = record_decode(rest, &record, &length) == RECORD_END;
+        say_damage(walk, file, at,
+                   is_hole ? "zeros where a record should be, and more after them"
+                           : "no whole record: its writer died here, or the file is damaged");
+        if (!walk->prints)
+            return;
+        at += record_find(rest, walk->last_sequence);
+    }
 }
 
 /* Segments end in zeros, and their writer may be adding to them, or end the file there. */
@@ -159,16 +184,17 @@ static bool walk_segment(struct walk *walk, const char *file)
         command_fail(walk->name, "%s: %s", file, file_error_text(error));
         return false;
     }
-    bool ok = walk_bytes(walk, file, (struct text){content.bytes, content.length});
+    walk_bytes(walk, file, (struct text){content.bytes, content.length});
     free(content.bytes);
     walk->segments++;
-    return ok;
+    return walk->prints || !walk->is_damaged;
 }
 
 /* ---- one writer ---- */
 
 static bool begin_writer(struct walk *walk, bool verifies, bool is_whole)
 {
+    walk->last_sequence = 0;
     walk->verifier = verifies ? journal_verifier_create(is_whole) : NULL;
     if (verifies && walk->verifier == NULL)
         command_fail(walk->name, "memory is exhausted");
@@ -283,7 +309,8 @@ int command_journal_dump(int argc, char **argv)
         .synopsis = "FILE|DIR [--json]",
         .about = "Print every record of a segment, of a writer's directory, or of all writers in state_dir/journal,\n"
                  "one a line: requests, tenants, keys' names and token counts; no text and no secret is in there.\n\n"
-                 "Exit codes: 0 done, 1 not readable to the end (said with file:offset), 2 usage.\n",
+                 "What is damaged is said with file:offset, and passed over.\n\n"
+                 "Exit codes: 0 done, 1 something could not be read, 2 usage.\n",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .word = &path,
@@ -293,7 +320,7 @@ int command_journal_dump(int argc, char **argv)
         return exit_code;
     if (path == NULL)
         return command_usage_error(walk.name, "which journal? FILE or DIR is missing");
-    return walk_path(&walk, path, false) ? COMMAND_DONE : COMMAND_FAILED;
+    return walk_path(&walk, path, false) && !walk.is_damaged ? COMMAND_DONE : COMMAND_FAILED;
 }
 
 int command_journal_verify(int argc, char **argv)

@@ -109,6 +109,14 @@ def test_dump_json(tmp_path):
     assert rows[6]["began"] == rows[6]["when"] == "2026-11-22T13:00:00.000Z"
 
 
+def test_dump_shows_no_time_where_there_is_none(tmp_path):
+    writer = write(tmp_path / "0-abc", [*GOOD[:-1], record(8, FINISH, 0)])
+    rows = [json.loads(line) for line in tollgate("dump", "--json", writer).stdout.splitlines()]
+    assert [row["when"] is None for row in rows] == [False] * 7 + [True]
+    text = tollgate("dump", writer).stdout
+    assert text.splitlines()[-1].endswith(" #8 - FINISH  ") and "1970" not in text
+
+
 def test_dump_does_not_obey_names(tmp_path):
     writer = write(tmp_path / "0-abc", [opened(1, "req\x1b[2J\n", model="m" * 128)])
     output = tollgate("dump", writer).stdout
@@ -172,11 +180,23 @@ def test_a_missing_segment(tmp_path):
     assert "00000003.seg:0: a gap in the sequence" in said
 
 
-def test_dump_stops_at_damage(tmp_path):
-    writer = write(tmp_path / "0-abc", [*GOOD[:3], b"\xff" * 20, *GOOD[3:]])
-    said = tollgate("dump", writer, code=1)
-    assert len(said.stdout.splitlines()) == 3
-    assert f"00000001.seg:{size(*GOOD[:3])}: no whole record" in said.stderr
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (b"\xff" * 20, "no whole record"),
+        (b"\0" * 600, "zeros where a record should be"),
+        (GOOD[2][:30] + b"?" + GOOD[2][31:], "no whole record"),
+    ],
+)
+def test_dump_goes_on_behind_damage(tmp_path, damage, what):
+    """A person sees what no program dares to bill."""
+    writer = write(tmp_path / "journal" / "0-abc", [*GOOD[:2], damage, *GOOD[3:6]], GOOD[6:])
+    write(tmp_path / "journal" / "1-def", GOOD[:3])
+    said = tollgate("dump", "--json", tmp_path / "journal", code=1)
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [row["sequence"] for row in rows] == [1, 2, 4, 5, 6, 7, 8, 1, 2, 3]
+    assert rows[2]["offset"] == size(*GOOD[:2]) + len(damage)
+    assert f"{writer}/00000001.seg:{size(*GOOD[:2])}: {what}" in said.stderr and said.stderr.count("\n") == 1
 
 
 def test_a_gateway_cuts_what_is_torn_and_leaves_what_is_damaged(make_gateway, make_engine):
