@@ -537,6 +537,15 @@ def test_usage_status_without_the_token_asks_the_gateway_all_the_same(house):
     assert "state/admin.token: No such file or directory" in done.stderr and "nothing is being sent" not in done.stderr
 
 
+def test_a_provider_that_the_gateway_has_not_looked_at_is_no_missing_one(house):
+    with Admin(200, {"providers": [], "redis": {"up": True}, "journals": []}) as admin:
+        point_at(house, admin)
+        assert tollgate("usage", "status", cwd=house).stdout.startswith("no provider: usage is recorded, and")
+        config = (house / "tollgate.yaml").read_text()
+        (house / "tollgate.yaml").write_text(config + "billing: { providers: [ { file: { dir: usage } } ] }\n")
+        assert tollgate("usage", "status", cwd=house).stdout.startswith("no provider is in use, although the configu")
+
+
 def test_a_gateway_that_is_stopped_is_said(house):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_at(house, types.SimpleNamespace(listen="127.0.0.1:%d" % silent.getsockname()[1]))
