@@ -14,12 +14,12 @@ const char *const RECONCILE_COLUMN_NAMES[RECONCILE_COLUMN_COUNT] = {
 
 enum reconcile_finding reconcile_row(const struct reconcile_facts *facts)
 {
-    ENSURE(facts->quantity > 0 && facts->unclear >= 0 && facts->claimed >= 0);
+    ENSURE(facts->quantity > 0 && facts->unclear >= 0 && facts->by_hand >= 0);
     if (facts->provider_total == facts->delivered)
         return RECONCILE_NOT_TAKEN; /* nor any of the others: each is more than nothing */
     int64_t all;                    /* with the row and all of the others */
     if (!__builtin_add_overflow(facts->delivered, facts->quantity, &all) &&
-        !__builtin_add_overflow(all, facts->unclear, &all) && !__builtin_add_overflow(all, facts->claimed, &all) &&
+        !__builtin_add_overflow(all, facts->unclear, &all) && !__builtin_add_overflow(all, facts->by_hand, &all) &&
         facts->provider_total == all)
         return RECONCILE_TAKEN;
     return RECONCILE_UNCLEAR;

@@ -14,9 +14,9 @@
 struct reconcile_facts {
     int64_t provider_total; /* as the provider says now */
     int64_t delivered;      /* sent, then acknowledged or duplicate */
-    int64_t claimed;  /* rows that were never sent, and that a person calls delivered: billed there, or elsewhere */
-    int64_t unclear;  /* other rows that may have arrived: sent without an answer, or held after that */
-    int64_t quantity; /* the row's, > 0 */
+    int64_t by_hand;        /* rows that a person calls delivered: billed there, or elsewhere */
+    int64_t unclear;        /* other rows that may have arrived: sent without an answer, or held after that */
+    int64_t quantity;       /* the row's, > 0 */
 };
 
 enum reconcile_finding {

@@ -131,7 +131,7 @@ static bool find_facts(const struct sender *sender, const struct flight *flight,
     for (size_t i = 0; i < row_states_count(sender->states); i++) {
         const struct row_entry *entry = row_states_at(sender->states, i);
         int64_t *sum = !row_state_is_delivered(entry->state) ? &ret->unclear
-                       : entry->first_sent == 0              ? &ret->claimed
+                       : row_entry_is_by_hand(entry)         ? &ret->by_hand
                                                              : &ret->delivered;
         if (entry == asked || !is_counted_with(sender, flight, asked, entry))
             continue;
@@ -166,7 +166,7 @@ static void hold_undecided(struct sender *sender, const char *id, const struct r
     snprintf(reason, sizeof reason,
              "unclear whether it arrived: the provider has %" PRId64 " of this hour, known are %" PRId64
              ", by hand %" PRId64 ". Look there: delivered, or release to send it",
-             facts->provider_total, facts->delivered, facts->claimed);
+             facts->provider_total, facts->delivered, facts->by_hand);
     if (!row_states_hold_undecided(sender->states, id, clock_wall_ms(), reason)) {
         sender_say_unwritable(sender);
         return;

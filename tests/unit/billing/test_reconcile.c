@@ -39,10 +39,10 @@ static void test_what_was_billed_by_hand_proves_nothing(void **state)
         {100, RECONCILE_NOT_TAKEN}, {110, RECONCILE_UNCLEAR}, {120, RECONCILE_TAKEN}, {130, RECONCILE_UNCLEAR}};
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
         const struct reconcile_facts facts = {
-            .provider_total = CASES[i].total, .delivered = 100, .claimed = 10, .quantity = 10};
+            .provider_total = CASES[i].total, .delivered = 100, .by_hand = 10, .quantity = 10};
         assert_int_equal(reconcile_row(&facts), CASES[i].finding);
     }
-    const struct reconcile_facts wide = {.provider_total = INT64_MIN, .claimed = INT64_MAX, .quantity = 1};
+    const struct reconcile_facts wide = {.provider_total = INT64_MIN, .by_hand = INT64_MAX, .quantity = 1};
     assert_int_equal(reconcile_row(&wide), RECONCILE_UNCLEAR);
 }
 
@@ -58,7 +58,7 @@ static void test_a_finding_is_never_wrong(void **state)
         facts.provider_total = facts.delivered + (is_taken ? facts.quantity : 0);
         for (size_t others = unit_random_below(3); others > 0; others--) {
             int64_t quantity = (int64_t) unit_random_below(5) + 1;
-            *(unit_random_below(2) != 0 ? &facts.unclear : &facts.claimed) += quantity;
+            *(unit_random_below(2) != 0 ? &facts.unclear : &facts.by_hand) += quantity;
             facts.provider_total += unit_random_below(2) != 0 ? quantity : 0;
         }
         enum reconcile_finding finding = reconcile_row(&facts);
