@@ -49,11 +49,11 @@ bool provider_holds(const struct row *row, const char *customer, wall_ms now, ch
     builder_init(&reason, ret_reason, ROW_REASON_BYTES_MAX + 1);
     const char *tenant = row->name.tenant;
     if (can->needs_meter && !row->metered)
-        builder_format(&reason, "no meter takes the model %.60s: add one, then release", row->model);
+        builder_format(&reason, "no meter takes the model %.60s: add one, and reload", row->model);
     else if (can->needs_customer && customer == NULL)
-        builder_format(&reason, "there is no tenant %.60s any more: add it with its customer, then release", tenant);
+        builder_format(&reason, "there is no tenant %.60s any more: add it with its customer, and reload", tenant);
     else if (can->needs_customer && customer[0] == '\0')
-        builder_format(&reason, "the tenant %.60s has no customer: give it one, then release", tenant);
+        builder_format(&reason, "the tenant %.60s has no customer: give it one, and reload", tenant);
     else if (row->quantity > can->quantity_max)
         builder_format(&reason, "the provider takes at most %" PRId64 " at once: bill it by hand", can->quantity_max);
     else if (can->backdate_ms != PROVIDER_FOREVER && now - row->ended > can->backdate_ms)

@@ -40,17 +40,27 @@ static const struct meter_policy *find_meter(const struct provider_policy *provi
         if (meter->measure != row->measure || !meter_takes_model(meter, text_of(row->model)))
             continue;
         if (found != NULL) {
-            refuse(ret_reason,
-                   "a held row goes to one meter, and %.40s and %.40s both take it: leave one, then release",
+            refuse(ret_reason, "a held row goes to one meter, and %.40s and %.40s both take it: leave one, and reload",
                    found->event_name, meter->event_name);
             return NULL;
         }
         found = meter;
     }
     if (found == NULL)
-        refuse(ret_reason, "no meter takes %s of the model %.60s: add one, then release", MEASURE_NAMES[row->measure],
+        refuse(ret_reason, "no meter takes %s of the model %.60s: add one, and reload", MEASURE_NAMES[row->measure],
                row->model);
     return found;
+}
+
+static bool has_meter(const struct provider_policy *provider, const struct row *row)
+{
+    if (!row->metered || !provider_capabilities(provider->kind)->needs_meter)
+        return row->metered;
+    for (size_t i = 0; i < provider->meter_count; i++) {
+        if (strcmp(provider->meters[i].event_name, row_event_name(row)) == 0)
+            return true;
+    }
+    return false;
 }
 
 bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall_ms now, struct row_going *ret,
@@ -66,8 +76,9 @@ bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall
     bool may_have_arrived = entry->first_sent != 0 && !entry->undecided && entry->state != ROW_REJECTED;
     if (!may_have_arrived) { /* else it goes as it went, or is asked for */
         going.customer = provider_customer(policy, row.name.tenant);
-        going.meter = row.metered ? NULL : find_meter(provider, &row, ret_reason);
-        if (!row.metered && going.meter == NULL)
+        bool is_metered = has_meter(provider, &row);
+        going.meter = is_metered ? NULL : find_meter(provider, &row, ret_reason);
+        if (!is_metered && going.meter == NULL)
             return false;
         row.metered = true;
         if (provider_holds(&row, going.customer, now, ret_reason))
@@ -108,23 +119,29 @@ static bool has_revision_left(struct changing *changing, const struct row_entry 
     return false;
 }
 
-static void retry(struct changing *changing, const struct row_entry *entry)
-{
-    if (allows(changing, entry, 1u << ROW_REJECTED, "rejected") && has_revision_left(changing, entry))
-        move(changing, ROW_PENDING, "");
-}
-
-static void release(struct changing *changing, const struct row_entry *entry)
+/* With what it lacked. */
+static void let_go(struct changing *changing, const struct row_entry *entry)
 {
     struct row_going going;
-    if (!allows(changing, entry, 1u << ROW_HELD, "held") ||
-        !row_can_go(entry, changing->policy, changing->now, &going, changing->result->reason))
+    if (!row_can_go(entry, changing->policy, changing->now, &going, changing->result->reason))
         return;
     if (going.meter == NULL ||
         row_states_give_meter(changing->states, changing->id, changing->now, going.meter->event_name))
         move(changing, ROW_PENDING, "");
     else
         refuse(changing->result->reason, "the states cannot be written: %s", strerrordesc_np(errno));
+}
+
+static void retry(struct changing *changing, const struct row_entry *entry)
+{
+    if (allows(changing, entry, 1u << ROW_REJECTED, "rejected") && has_revision_left(changing, entry))
+        let_go(changing, entry);
+}
+
+static void release(struct changing *changing, const struct row_entry *entry)
+{
+    if (allows(changing, entry, 1u << ROW_HELD, "held"))
+        let_go(changing, entry);
 }
 
 static void hold(struct changing *changing, const struct row_entry *entry)

@@ -354,7 +354,7 @@ bool row_states_hold_undecided(struct row_states *states, const char *id, wall_m
 bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name)
 {
     const struct row_entry *known = row_states_find(states, id);
-    ENSURE(known != NULL && known->state == ROW_HELD && !known->row.metered);
+    ENSURE(known != NULL && (known->state == ROW_HELD || known->state == ROW_REJECTED));
     struct row_entry entry = *known;
     entry.when = when;
     entry.row.metered = true;

@@ -87,7 +87,8 @@ bool row_states_move(struct row_states *states, const char *id, enum row_state s
 bool row_states_mark_sent(struct row_states *states, const char *id, wall_ms when, const char *customer);
 /* Move it to held: a person decides whether it arrived. */
 bool row_states_hold_undecided(struct row_states *states, const char *id, wall_ms when, const char *reason);
-/* Give a held row that no meter took the meter called @event_name, for ever. It stays held; its name and id stay. */
+/* Give a held or rejected row, which has surely not arrived, the meter called @event_name, for ever. It stays held; its
+ * name and id stay. */
 bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name);
 /* Everything told so far is on the disk. False with errno. */
 bool row_states_sync(struct row_states *states);

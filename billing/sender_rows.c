@@ -92,7 +92,7 @@ bool sender_sync(struct sender *sender)
 
 const char *sender_customer(const struct sender *sender, const struct row_entry *entry)
 {
-    if (entry->first_sent != 0 && entry->customer[0] != '\0')
+    if (entry->customer[0] != '\0')
         return entry->customer;
     return sender->policy == NULL ? NULL : provider_customer(sender->policy, entry->row.name.tenant);
 }

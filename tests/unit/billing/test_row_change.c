@@ -26,7 +26,9 @@ static struct row_states *open_states(void)
 static struct row make_row(unsigned number, const char *tenant)
 {
     struct row row = {
-        .name = {.provider = PROVIDER_STRIPE, .epoch = {"0123456789abcdef0123456789abcdef", number}, .meter = "meter"},
+        .name = {.provider = PROVIDER_STRIPE,
+                 .epoch = {"0123456789abcdef0123456789abcdef", number},
+                 .meter = "small_out"},
         .metered = true,
         .measure = MEASURE_OUTPUT_TOKENS,
         .quantity = 5,
@@ -132,7 +134,7 @@ static void test_release_says_what_is_still_lacking(void **state)
     assert_true(row_states_add(states, &gone, ROW_HELD, NOW, "because"));
     assert_true(row_states_add(states, &old, ROW_HELD, NOW, "because"));
     assert_string_equal(change(states, &row, ROW_RELEASE).reason,
-                        "the tenant none has no customer: give it one, then release");
+                        "the tenant none has no customer: give it one, and reload");
     assert_non_null(strstr(change(states, &gone, ROW_RELEASE).reason, "no tenant gone any more"));
     assert_non_null(strstr(change(states, &old, ROW_RELEASE).reason, "bill it by hand"));
     assert_string_equal(row_change(states, &NO_PROVIDER, row.id, ROW_RELEASE, NOW).reason,
@@ -155,7 +157,7 @@ static void test_release_finds_the_meter_that_was_added(void **state)
     assert_true(row_states_add(states, &row, ROW_HELD, NOW, "no meter"));
     assert_true(row_states_add(states, &small, ROW_HELD, NOW, "no meter"));
     assert_string_equal(change(states, &row, ROW_RELEASE).reason,
-                        "no meter takes output_tokens of the model big: add one, then release");
+                        "no meter takes output_tokens of the model big: add one, and reload");
     assert_int_equal(row_states_find(states, row.id)->row.event_name[0], '\0');
     provider.meter_count = 3;
     assert_true(change(states, &row, ROW_RELEASE).changed);
@@ -168,6 +170,31 @@ static void test_release_finds_the_meter_that_was_added(void **state)
     assert_string_equal(row_event_name(&entry->row), "all_out");
     assert_string_equal(entry->row.name.meter, "output_tokens/big"); /* its identity stays */
     assert_int_equal(row_states_find(states, small.id)->state, ROW_HELD);
+    row_states_close(&states);
+}
+
+/* Its event name was misspelt, or renamed since: what was rejected goes to the meter that takes it now. */
+static void test_a_rejected_row_goes_to_the_meter_that_is_there(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    struct row row = make_row(1, "acme");
+    text_copy(row.name.meter, sizeof row.name.meter, TEXT("smal_out"));
+    text_copy(row.model, sizeof row.model, TEXT("big"));
+    assert_true(row_states_add(states, &row, ROW_PENDING, NOW, ""));
+    assert_true(row_states_mark_sent(states, row.id, NOW, "cus_a"));
+    assert_true(row_states_move(states, row.id, ROW_REJECTED, NOW, "no such meter"));
+    assert_string_equal(change(states, &row, ROW_RETRY).reason,
+                        "no meter takes output_tokens of the model big: add one, and reload");
+    assert_int_equal(row_states_find(states, row.id)->state, ROW_REJECTED);
+    provider.meter_count = 3;
+    assert_true(change(states, &row, ROW_RETRY).changed);
+    provider.meter_count = 1;
+    row_states_close(&states);
+    states = open_states();
+    const struct row_entry *entry = row_states_find(states, row.id);
+    assert_true(entry->state == ROW_PENDING && entry->revision == 1 && entry->first_sent == 0);
+    assert_string_equal(row_event_name(&entry->row), "all_out");
     row_states_close(&states);
 }
 
@@ -264,6 +291,7 @@ int main(void)
         TEST(test_a_rejected_row_that_is_held_tells_why_and_goes_anew),
         TEST(test_release_says_what_is_still_lacking),
         TEST(test_release_finds_the_meter_that_was_added),
+        TEST(test_a_rejected_row_goes_to_the_meter_that_is_there),
         TEST(test_release_of_what_may_have_arrived),
         TEST(test_what_is_told_before_is_what_happens),
         TEST(test_for_whom_it_goes),

@@ -253,7 +253,7 @@ static void test_what_lacks_something_is_held(void **state)
     assert_true(row_states_add(room->states, &old, ROW_PENDING, clock_wall_ms(), ""));
     run_until(room, &row, ROW_HELD);
     run_until(room, &old, ROW_HELD);
-    assert_string_equal(entry_of(room, &row)->reason, "the tenant none has no customer: give it one, then release");
+    assert_string_equal(entry_of(room, &row)->reason, "the tenant none has no customer: give it one, and reload");
     assert_non_null(strstr(entry_of(room, &old)->reason, "35 days"));
     assert_int_equal(calls_of(room), 0);
     room->tenants[2].customer = "cus_n";
