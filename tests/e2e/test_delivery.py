@@ -141,6 +141,14 @@ class Shop:
             raise AssertionError(f"{failure}: {self.difference()}") from None
         assert self.stripe.state()["identifiers_taken_twice"] == []
 
+    def wait_told_later(self):
+        """The same for what is asked for first."""
+        deadline = time.monotonic() + 60 * paths.SLOWNESS
+        while not self.everything_is_told():
+            assert time.monotonic() < deadline, self.difference()
+            self.clock.step(61)  # so long nothing may be sent before a total is believed
+            time.sleep(0.5)
+
     def difference(self):
         told = self.stripe.totals()
         lines = [
@@ -442,11 +450,7 @@ def test_a_day_without_the_provider(make_shop, directory):
     assert shop.stripe.total() == taken
     shop.stripe.up()
 
-    deadline = time.monotonic() + 40 * paths.SLOWNESS
-    while not shop.everything_is_told():
-        assert time.monotonic() < deadline, shop.difference()
-        clock.step(61)  # so long nothing may be sent before a total is believed
-        time.sleep(0.5)
+    shop.wait_told_later()
     state = shop.stripe.state()
     assert state["identifiers_taken_twice"] == [] and "accepted_again" not in state["counters"]
     assert shop.stripe.totals() == shop.sold == shop.closed_sums()
@@ -497,11 +501,7 @@ def test_an_old_backup_of_what_was_delivered_sells_nothing_twice(make_shop, dire
         clock.step(down_s)
         shop.stripe.up()
     shop.sell("globex")
-    deadline = time.monotonic() + 60 * paths.SLOWNESS
-    while not shop.everything_is_told():
-        assert time.monotonic() < deadline, shop.difference()
-        clock.step(61)  # so long nothing may be sent before a total is believed
-        time.sleep(0.5)
+    shop.wait_told_later()
     state = shop.stripe.state()
     assert state["identifiers_taken_twice"] == [] and "accepted_again" not in state["counters"]
     assert shop.waiting() == []

@@ -7,8 +7,7 @@
 #include <errno.h>
 
 #include "base/log.h"
-#include "conf/load.h"
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 static const char WRITER_A[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", WRITER_B[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 static struct outbox *outbox;
@@ -26,17 +25,9 @@ static uint64_t shipped[2]; /* the last epoch of A and B that may go */
 static const struct policy *load(const char *tenants, const char *billing)
 {
     char yaml[1024];
-    struct problem_list problems;
-    problem_list_init(&problems);
     scratch_write("stripe.key", "rk_test_1");
     snprintf(yaml, sizeof yaml, MODELS "%s%s", tenants, billing);
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), &problems);
-    const struct policy *loaded = policy_load(bundle, LOAD_RUN, &problems);
-    if (loaded == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bundle_destroy(&bundle);
-    problem_list_finish(&problems);
-    return loaded;
+    return scratch_policy_good(yaml);
 }
 
 static const struct policy *load_stripe(const char *tenants, const char *meters)

@@ -5,8 +5,7 @@
 #include <sys/resource.h>
 
 #include "billing/provider.h"
-#include "conf/load.h"
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 static struct row_states *states;
 static struct file_sender *sender;
@@ -15,16 +14,8 @@ static const struct policy *policy, *without;
 static const struct policy *load(const char *billing)
 {
     char yaml[1024];
-    struct problem_list problems;
-    problem_list_init(&problems);
     snprintf(yaml, sizeof yaml, "models: { m: { engines: [ { url: 'http://127.0.0.1:8000' } ] } }\n%s", billing);
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), &problems);
-    const struct policy *loaded = policy_load(bundle, LOAD_RUN, &problems);
-    if (loaded == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bundle_destroy(&bundle);
-    problem_list_finish(&problems);
-    return loaded;
+    return scratch_policy_good(yaml);
 }
 
 static int set_up(void **state)

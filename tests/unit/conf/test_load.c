@@ -1,5 +1,5 @@
 /* From good files to a policy: every setting arrives, defaults stand where nothing was written, secrets are guarded. */
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 #include "conf/bundle.h"
 
@@ -27,10 +27,7 @@ static const struct policy *load(const char *yaml, enum load_mode mode)
 {
     problem_list_finish(&problems);
     problem_list_init(&problems);
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), &problems);
-    assert_non_null(bundle);
-    const struct policy *policy = policy_load(bundle, mode, &problems);
-    bundle_destroy(&bundle);
+    const struct policy *policy = scratch_policy(yaml, mode, &problems);
     assert_int_equal(policy == NULL, problems.errors > 0);
     return policy;
 }

@@ -1,40 +1,17 @@
 /* Money's settings: prices with versions, the Redis, epochs, providers and their meters. */
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 #include <stdio.h>
-
-#include "conf/load.h"
 
 #define MODELS  "models: { m: { engines: [ { url: 'http://127.0.0.1:8000' } ] } }\n"
 #define KEYS    "keys: { k: { sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa } }"
 #define TENANTS "tenants: { t: { " KEYS " } }\n"
 #define HOUR_MS INT64_C(3600000)
 
-static const struct policy *load(const char *yaml, enum load_mode mode, struct problem_list *problems)
-{
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), problems);
-    assert_non_null(bundle);
-    const struct policy *policy = policy_load(bundle, mode, problems);
-    bundle_destroy(&bundle);
-    return policy;
-}
-
-static const struct policy *load_good(const char *yaml)
-{
-    struct problem_list problems;
-    problem_list_init(&problems);
-    const struct policy *policy = load(yaml, LOAD_RUN, &problems);
-    if (policy == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    assert_int_equal(problems.warnings, 0);
-    problem_list_finish(&problems);
-    return policy;
-}
-
 static void nothing_written_means_the_defaults(void **state)
 {
     (void) state;
-    const struct policy *policy = load_good(MODELS TENANTS);
+    const struct policy *policy = scratch_policy_good(MODELS TENANTS);
     const struct billing_policy *billing = &policy->billing;
     assert_int_equal(billing->epoch_ms, 300000);
     assert_int_equal(billing->sync, BILLING_SYNC_OS);
@@ -71,7 +48,7 @@ static void every_setting_of_billing_arrives(void **state)
 {
     (void) state;
     scratch_write("stripe.key", "rk_test_1\n");
-    const struct policy *policy = load_good(everything);
+    const struct policy *policy = scratch_policy_good(everything);
     const struct billing_policy *billing = &policy->billing;
     assert_int_equal(billing->epoch_ms, 1000);
     assert_int_equal(billing->sync, BILLING_SYNC_GROUP);
@@ -93,7 +70,7 @@ static void what_is_billed_is_told_one_by_one(void **state)
     for (unsigned i = 0; i < 4; i++) {
         char yaml[512];
         snprintf(yaml, sizeof(yaml), MODELS TENANTS "billing: { bill: { %s: no } }\n", names[i]);
-        const struct policy *policy = load_good(yaml);
+        const struct policy *policy = scratch_policy_good(yaml);
         const struct billing_policy *billing = &policy->billing;
         assert_int_equal(billing->bill_client_gone, i != 0);
         assert_int_equal(billing->bill_engine_error, i != 1);
@@ -107,7 +84,7 @@ static void every_setting_of_a_meter_arrives(void **state)
 {
     (void) state;
     scratch_write("stripe.key", "rk_test_1\n");
-    const struct policy *policy = load_good(everything);
+    const struct policy *policy = scratch_policy_good(everything);
     const struct provider_policy *stripe = &policy->billing.providers[0];
     assert_int_equal(stripe->kind, PROVIDER_STRIPE);
     assert_string_equal(PROVIDER_KIND_NAMES[stripe->kind], "stripe");
@@ -130,8 +107,8 @@ static void stripe_is_at_stripe_unless_said_otherwise(void **state)
     (void) state;
     scratch_write("stripe.key", "rk_test_1\n");
     const struct policy *policy =
-        load_good(MODELS TENANTS "billing: { providers: [ { stripe: { api_key_file: stripe.key,\n"
-                                 "  meters: [ { event_name: x, measure: requests } ] } } ] }\n");
+        scratch_policy_good(MODELS TENANTS "billing: { providers: [ { stripe: { api_key_file: stripe.key,\n"
+                                           "  meters: [ { event_name: x, measure: requests } ] } } ] }\n");
     assert_string_equal(policy->billing.providers[0].api_base, "https://api.stripe.com");
     policy_drop(&policy);
 }
@@ -140,12 +117,12 @@ static void redis_is_a_socket_or_an_address(void **state)
 {
     (void) state;
     scratch_write("stripe.key", "rk_test_1\n");
-    const struct policy *policy = load_good(everything);
+    const struct policy *policy = scratch_policy_good(everything);
     assert_int_equal(policy->redis.kind, REDIS_UNIX);
     assert_string_equal(policy->redis.path, scratch_path("redis.sock"));
     assert_string_equal(policy->redis.text, "unix:redis.sock");
     policy_drop(&policy);
-    policy = load_good("redis: { url: 'redis://[::1]:7000/3' }\n" MODELS TENANTS);
+    policy = scratch_policy_good("redis: { url: 'redis://[::1]:7000/3' }\n" MODELS TENANTS);
     assert_int_equal(policy->redis.kind, REDIS_TCP);
     assert_string_equal(policy->redis.host, "::1");
     assert_int_equal(policy->redis.port, 7000);
@@ -156,7 +133,7 @@ static void redis_is_a_socket_or_an_address(void **state)
 static void one_price_needs_no_list(void **state)
 {
     (void) state;
-    const struct policy *policy = load_good(
+    const struct policy *policy = scratch_policy_good(
         "models:\n"
         "  m: { engines: [ { url: 'http://a' } ], price: { currency: EUR, input: \"0.10\", cached_input: "
         "'0.05', output: 0.4 } }\n"
@@ -181,7 +158,7 @@ static void one_price_needs_no_list(void **state)
 static void versions_of_a_price_are_in_order(void **state)
 {
     (void) state;
-    const struct policy *policy = load_good(
+    const struct policy *policy = scratch_policy_good(
         "models:\n"
         "  m:\n"
         "    engines: [ { url: 'http://a' } ]\n"
@@ -199,11 +176,11 @@ static void versions_of_a_price_are_in_order(void **state)
     policy_drop(&policy);
 }
 
-static void check_says(const char *yaml, const char *const *wanted, size_t count)
+static void says(const char *yaml, enum load_mode mode, const char *const *wanted, size_t count)
 {
     struct problem_list problems;
     problem_list_init(&problems);
-    const struct policy *policy = load(yaml, LOAD_CHECK, &problems);
+    const struct policy *policy = scratch_policy(yaml, mode, &problems);
     assert_non_null(policy);
     struct text got = buffer_text(&problems.text);
     for (size_t i = 0; i < count; i++) {
@@ -226,9 +203,8 @@ static void doubts_are_told_by_check_only(void **state)
                                          ":5:58: warning: \"other\" matches no model",
                                          ":5:3: warning: 1 of 1 tenants have no customer, such as \"t\"",
                                          ":5:3: warning: no meter takes the model \"m\""};
-    check_says(yaml, wanted, sizeof(wanted) / sizeof(wanted[0]));
-    const struct policy *policy = load_good(yaml);
-    policy_drop(&policy);
+    says(yaml, LOAD_CHECK, wanted, sizeof(wanted) / sizeof(wanted[0]));
+    says(yaml, LOAD_RUN, NULL, 0);
 }
 
 #define METERS(first, second)                                                                                          \
@@ -242,10 +218,10 @@ static void two_meters_for_one_thing_are_told(void **state)
     static const char *const wanted[] = {
         "warning: there is no API key",
         "warning: the meters \"a\" and \"b\" both take input_tokens of the model \"m\": they are sold twice"};
-    check_says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: input_tokens }"), wanted,
-               2);
-    check_says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: output_tokens }"), wanted,
-               1);
+    says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: input_tokens }"), LOAD_CHECK,
+         wanted, 2);
+    says(METERS("{ event_name: a, measure: input_tokens }", "{ event_name: b, measure: output_tokens }"), LOAD_CHECK,
+         wanted, 1);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_create, scratch_destroy)

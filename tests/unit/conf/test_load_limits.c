@@ -1,9 +1,7 @@
 /* Limits: every setting arrives, presets fill what is not written, each bucket knows its place in the YAML. */
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 #include <stdio.h>
-
-#include "conf/load.h"
 
 #define DIGEST_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define DIGEST_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
@@ -11,26 +9,6 @@
 #define FULL                                                                                                           \
     "{ requests_per_minute: 600, tokens_per_minute: 1000000000000, concurrent_requests: 50,\n"                         \
     " burst: { requests: 60, tokens: 999 }, strict_window: yes, on_exceed: cut }"
-
-static const struct policy *load(const char *yaml, enum load_mode mode, struct problem_list *problems)
-{
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", yaml), problems);
-    assert_non_null(bundle);
-    const struct policy *policy = policy_load(bundle, mode, problems);
-    bundle_destroy(&bundle);
-    return policy;
-}
-
-static const struct policy *load_good(const char *yaml)
-{
-    struct problem_list problems;
-    problem_list_init(&problems);
-    const struct policy *policy = load(yaml, LOAD_RUN, &problems);
-    if (policy == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    problem_list_finish(&problems);
-    return policy;
-}
 
 static void assert_origin(const struct limits *limits, const char *wanted)
 {
@@ -66,7 +44,7 @@ static void nothing_written_limits_nothing(void **state)
 {
     (void) state;
     const struct policy *policy =
-        load_good(MODELS "tenants: { t: { models: { m: {} }, keys: { k: { sha256: " DIGEST_A " } } } }\n");
+        scratch_policy_good(MODELS "tenants: { t: { models: { m: {} }, keys: { k: { sha256: " DIGEST_A " } } } }\n");
     assert_none(&policy->models[0].limits);
     assert_none(&policy->user_limits);
     assert_none(&policy->tenants[0].limits);
@@ -79,17 +57,17 @@ static void nothing_written_limits_nothing(void **state)
 static void every_limit_arrives_at_every_level(void **state)
 {
     (void) state;
-    const struct policy *policy = load_good("models:\n"
-                                            "  m: { engines: [ { url: 'http://a' } ],\n"
-                                            "    limits: " FULL "}\n"
-                                            "  a: { engines: [ { url: 'http://a' } ] }\n"
-                                            "defaults:\n"
-                                            "  user: { limits: " FULL "}\n"
-                                            "tenants:\n"
-                                            "  t:\n"
-                                            "    limits: " FULL "\n"
-                                            "    models: { m: { limits: " FULL "}, a: {} }\n"
-                                            "    keys: { k: { sha256: " DIGEST_A ", limits: " FULL "}}\n");
+    const struct policy *policy = scratch_policy_good("models:\n"
+                                                      "  m: { engines: [ { url: 'http://a' } ],\n"
+                                                      "    limits: " FULL "}\n"
+                                                      "  a: { engines: [ { url: 'http://a' } ] }\n"
+                                                      "defaults:\n"
+                                                      "  user: { limits: " FULL "}\n"
+                                                      "tenants:\n"
+                                                      "  t:\n"
+                                                      "    limits: " FULL "\n"
+                                                      "    models: { m: { limits: " FULL "}, a: {} }\n"
+                                                      "    keys: { k: { sha256: " DIGEST_A ", limits: " FULL "}}\n");
     const struct tenant *tenant = &policy->tenants[0];
     assert_none(&policy->models[0].limits);
     assert_full(&policy->models[1].limits);
@@ -124,7 +102,7 @@ static void presets_fill_what_a_tenant_does_not_write(void **state)
 {
     (void) state;
     scratch_write("keys", "bare k " DIGEST_B "\n");
-    const struct policy *policy = load_good(with_presets);
+    const struct policy *policy = scratch_policy_good(with_presets);
     const struct limits *bare = &policy->tenants[0].limits, *part = &policy->tenants[1].limits;
     assert_int_equal(bare->requests_per_minute, 100);
     assert_int_equal(bare->request_burst, 10);
@@ -149,7 +127,7 @@ static void presets_fill_what_a_key_does_not_write(void **state)
 {
     (void) state;
     scratch_write("keys", "bare k " DIGEST_B "\n");
-    const struct policy *policy = load_good(with_presets);
+    const struct policy *policy = scratch_policy_good(with_presets);
     const struct limits *own = &policy->keys[0].limits, *of_keys_file = &policy->keys[1].limits;
     assert_string_equal(policy->keys[1].tenant->name, "bare");
     assert_int_equal(own->requests_per_minute, 8);
@@ -173,14 +151,14 @@ static void doubts_are_told_by_check_only(void **state)
                "  keys: { k: { sha256: " DIGEST_A " } } } }\n";
     struct problem_list problems;
     problem_list_init(&problems);
-    const struct policy *policy = load(yaml, LOAD_CHECK, &problems);
+    const struct policy *policy = scratch_policy(yaml, LOAD_CHECK, &problems);
     assert_non_null(policy);
     assert_int_equal(problems.warnings, 2);
     policy_drop(&policy);
     problem_list_finish(&problems);
 
     problem_list_init(&problems);
-    policy = load(yaml, LOAD_RUN, &problems);
+    policy = scratch_policy(yaml, LOAD_RUN, &problems);
     assert_non_null(policy);
     assert_int_equal(problems.warnings, 0);
     policy_drop(&policy);

@@ -1,7 +1,6 @@
 /* Looking things up in a policy, and what an instance is. */
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
-#include "conf/load.h"
 #include "conf/snapshot.h"
 
 enum { MANY = 500 };
@@ -32,8 +31,6 @@ void __explicit_bzero_chk(void *at, size_t count, size_t capacity)
 
 static const struct policy *load_many(void)
 {
-    struct problem_list problems;
-    problem_list_init(&problems);
     struct buffer yaml;
     buffer_init(&yaml, 1024 * 1024);
     assert_true(buffer_format(&yaml, "models:\n"));
@@ -44,13 +41,8 @@ static const struct policy *load_many(void)
     for (unsigned i = 0; i < MANY; i++)
         assert_true(buffer_format(&yaml, "      k%u: { sha256: '%08x%056x' }\n", i, i * 2654435761u, i));
     assert_true(buffer_add(&yaml, (struct text){"", 1}));
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", buffer_text(&yaml).at), &problems);
-    const struct policy *policy = policy_load(bundle, LOAD_RUN, &problems);
-    if (policy == NULL)
-        fail_msg("%.*s", TEXT_ARGUMENTS(buffer_text(&problems.text)));
-    bundle_destroy(&bundle);
+    const struct policy *policy = scratch_policy_good(buffer_text(&yaml).at);
     buffer_finish(&yaml);
-    problem_list_finish(&problems);
     return policy;
 }
 

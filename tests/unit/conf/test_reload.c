@@ -1,5 +1,5 @@
 /* The policy in force while files come and go, good and bad, under many readers. The tests go on from one another. */
-#include "tests/unit/conf/scratch.h"
+#include "tests/unit/conf/scratch_policy.h"
 
 #include <malloc.h>
 #include <pthread.h>
@@ -21,13 +21,8 @@ static int install(void **state)
 {
     if (scratch_create(state) != 0)
         return -1;
-    struct problem_list problems;
-    problem_list_init(&problems);
     scratch_write("gpu.key", "secret-word\n");
-    struct bundle *bundle = bundle_read(scratch_write("tollgate.yaml", one_model), &problems);
-    const struct policy *policy = policy_load(bundle, LOAD_RUN, &problems);
-    bundle_destroy(&bundle);
-    problem_list_finish(&problems);
+    const struct policy *policy = scratch_policy_good(one_model);
     reload_install(&policy);
     return policy == NULL ? 0 : -1;
 }
