@@ -69,9 +69,10 @@ static bool record(struct sender *sender, struct flight *flight)
         snprintf(reason, sizeof reason, "an earlier try may have arrived, now refused: %.140s", flight->outcome.reason);
     if (entry == NULL || entry->state == ROW_ACKED) /* a person was faster */
         return true;
-    if (entry->state == ROW_HELD)
-        return !is_taken || sender_move(sender, flight->id, ROW_ACKED, "answered while it was held");
-    if (entry->state == ROW_PENDING && (state == ROW_PENDING || !sender_move(sender, flight->id, ROW_SENT, "")))
+    enum row_state known = entry->state;
+    if (known == ROW_HELD && (!is_taken || !sender_move(sender, flight->id, ROW_PENDING, ""))) /* held too late */
+        return !is_taken;
+    if (known != ROW_SENT && (state == ROW_PENDING || !sender_move(sender, flight->id, ROW_SENT, "")))
         return state == ROW_PENDING;
     return state == ROW_SENT || sender_move(sender, flight->id, state, reason);
 }

@@ -283,6 +283,19 @@ static void test_a_person_may_change_a_row_in_flight(void **state)
     run_until(room, &held, ROW_DUPLICATE);
 }
 
+/* The provider says that it has it: nobody billed it by hand. */
+static void test_a_row_that_is_held_too_late_is_delivered(void **state)
+{
+    struct room *room = *state;
+    struct row row = add_row(room, 1, "acme", "tokens_out");
+    turn(room);
+    assert_int_equal(entry_of(room, &row)->state, ROW_SENT);
+    assert_true(row_change(room->states, room->policy, row.id, ROW_HOLD, clock_wall_ms()).changed);
+    run_until(room, &row, ROW_ACKED);
+    assert_false(row_entry_is_by_hand(entry_of(room, &row)));
+    assert_string_equal(entry_of(room, &row)->customer, "cus_a");
+}
+
 /* What cannot be marked as sent does not go; what was answered and cannot be kept goes again, as a duplicate. */
 static void test_a_full_disk_delivers_once(void **state)
 {
@@ -465,6 +478,7 @@ int main(void)
         TEST(test_a_lane_has_one_call),
         TEST(test_what_lacks_something_is_held),
         TEST(test_a_person_may_change_a_row_in_flight),
+        TEST(test_a_row_that_is_held_too_late_is_delivered),
         TEST(test_a_full_disk_delivers_once),
         TEST(test_a_full_disk_forgets_no_row),
         TEST(test_no_trouble_stays_without_rows),
