@@ -90,12 +90,18 @@ bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall
 
 /* ---- the verbs ---- */
 
-static bool allows(struct changing *changing, const struct row_entry *entry, unsigned states, const char *wanted)
+static bool allows(struct changing *changing, const struct row_entry *entry, unsigned states)
 {
+    static const char *const INSTEAD[ROW_STATE_COUNT] = {
+        [ROW_PENDING] = "it goes by itself, and `tollgate billing hold` stops it",
+        [ROW_SENT] = "it goes by itself, and `tollgate billing hold` stops it",
+        [ROW_ACKED] = "that is for ever",
+        [ROW_DUPLICATE] = "that is for ever",
+        [ROW_REJECTED] = "`tollgate billing retry` sends it once more",
+        [ROW_HELD] = "`tollgate billing release` lets it go"};
     if ((states >> entry->state & 1) != 0)
         return true;
-    refuse(changing->result->reason, "the row is %s: only one that is %s can be changed so",
-           ROW_STATE_NAMES[entry->state], wanted);
+    refuse(changing->result->reason, "the row is %s: %s", ROW_STATE_NAMES[entry->state], INSTEAD[entry->state]);
     return false;
 }
 
@@ -134,20 +140,20 @@ static void let_go(struct changing *changing, const struct row_entry *entry)
 
 static void retry(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_REJECTED, "rejected") && has_revision_left(changing, entry))
+    if (allows(changing, entry, 1u << ROW_REJECTED) && has_revision_left(changing, entry))
         let_go(changing, entry);
 }
 
 static void release(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_HELD, "held"))
+    if (allows(changing, entry, 1u << ROW_HELD))
         let_go(changing, entry);
 }
 
 static void hold(struct changing *changing, const struct row_entry *entry)
 {
     char reason[ROW_REASON_BYTES_MAX + 1];
-    if (!allows(changing, entry, 1u << ROW_PENDING | 1u << ROW_SENT | 1u << ROW_REJECTED, "pending, sent or rejected"))
+    if (!allows(changing, entry, 1u << ROW_PENDING | 1u << ROW_SENT | 1u << ROW_REJECTED))
         return;
     if (entry->state != ROW_REJECTED) {
         move(changing, ROW_HELD, entry->first_sent == 0 ? "held by a person" : "held by a person; it may have arrived");
@@ -159,7 +165,7 @@ static void hold(struct changing *changing, const struct row_entry *entry)
 
 static void deliver(struct changing *changing, const struct row_entry *entry)
 {
-    if (allows(changing, entry, 1u << ROW_HELD | 1u << ROW_REJECTED, "held or rejected"))
+    if (allows(changing, entry, 1u << ROW_HELD | 1u << ROW_REJECTED))
         move(changing, ROW_ACKED, "delivered, or billed by hand, says a person");
 }
 

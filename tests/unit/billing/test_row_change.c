@@ -88,6 +88,27 @@ static void test_each_verb_for_each_state(void **state)
     row_states_close(&states);
 }
 
+static void test_a_refusal_says_what_to_do_instead(void **state)
+{
+    (void) state;
+    struct row_states *states = open_states();
+    static const struct {
+        enum row_state from;
+        enum row_verb verb;
+        const char *reason;
+    } CASES[] = {
+        {ROW_HELD, ROW_RETRY, "the row is held: `tollgate billing release` lets it go"},
+        {ROW_REJECTED, ROW_RELEASE, "the row is rejected: `tollgate billing retry` sends it once more"},
+        {ROW_SENT, ROW_DELIVERED, "the row is sent: it goes by itself, and `tollgate billing hold` stops it"},
+        {ROW_ACKED, ROW_HOLD, "the row is acked: that is for ever"},
+    };
+    for (unsigned i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        struct row row = add_row(states, i + 1, CASES[i].from);
+        assert_string_equal(change(states, &row, CASES[i].verb).reason, CASES[i].reason);
+    }
+    row_states_close(&states);
+}
+
 static void test_retry_is_the_next_revision(void **state)
 {
     (void) state;
@@ -287,6 +308,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_each_verb_for_each_state),
+        TEST(test_a_refusal_says_what_to_do_instead),
         TEST(test_retry_is_the_next_revision),
         TEST(test_a_rejected_row_that_is_held_tells_why_and_goes_anew),
         TEST(test_release_says_what_is_still_lacking),
