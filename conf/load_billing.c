@@ -217,7 +217,8 @@ static void load_stripe(struct loading *loading, const struct node *map, struct 
     if (loading->mode != LOAD_CHECK || meters == NULL || !meters->valid)
         return;
     warn_of_held(loading, provider, meters->key_place);
-    warn_of_two(loading, provider, meters->key_place);
+    if (loading->problems->errors == 0) /* else it may not be what was meant */
+        warn_of_two(loading, provider, meters->key_place);
 }
 
 /* False when it is not clear what it is; that is told. */
