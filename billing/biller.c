@@ -78,9 +78,10 @@ static bool may_go(void *owner, const struct ledger_name *epoch)
     return writers_is_shipped(((struct biller *) owner)->writers, epoch);
 }
 
-static bool send_rows(struct biller *biller, const struct policy *policy)
+static bool send_rows(struct biller *biller, const struct policy *policy, bool has_more)
 {
     struct outbox_turn turn = {.policy = policy, .may_go = may_go, .owner = biller, .now = clock_wall_ms()};
+    turn.all_are_read = !has_more && writers_trouble(biller->writers)[0] == '\0';
     turn.until = clock_mono_ms() + SEND_MS;
     biller->is_following = providers_follow(biller->providers, policy);
     return providers_turn(biller->providers, &turn);
@@ -180,7 +181,7 @@ static void on_tick(struct loop_timer *timer)
         writers_look(biller->writers);
     }
     bool has_more = writers_turn(biller->writers, billing->bill_crash && billing->bill_estimated, now + READ_MS);
-    has_more |= send_rows(biller, policy);
+    has_more |= send_rows(biller, policy, has_more);
     if (biller->is_following)
         remove_what_is_old(biller, policy); /* else some provider cannot say what it needs */
     policy_drop(&policy);

@@ -66,7 +66,7 @@ static void learn_made(struct outbox *outbox)
     }
 }
 
-/* From a backup, for all that is known: what is pending may have been sent since then. False with errno. */
+/* From a backup, for all that is known: what is pending or held may have been sent since then. False with errno. */
 static bool doubt_old_states(struct outbox *outbox)
 {
     struct row_states *states = outbox->states;
@@ -78,8 +78,8 @@ static bool doubt_old_states(struct outbox *outbox)
     for (size_t place = row_states_next_undelivered(states, ROW_STATES_BEGIN); good && place != ROW_STATES_END;
          place = row_states_next_undelivered(states, place)) {
         const struct row_entry *entry = row_states_at(states, place);
-        if (entry->state == ROW_PENDING && entry->first_sent == 0)
-            good = row_states_mark_sent(states, entry->row.id, entry->when, "");
+        if ((entry->state == ROW_PENDING || entry->state == ROW_HELD) && entry->first_sent == 0)
+            good = row_states_doubt(states, entry->row.id);
     }
     return good;
 }
@@ -284,20 +284,17 @@ static bool finish_rows(struct outbox *outbox)
     return false;
 }
 
-static bool make_rows(struct outbox *outbox, const struct ledger_name *name, const struct outbox_turn *turn)
+/* What the ledger has of the epoch. */
+static bool make_rows(struct outbox *outbox, const struct ledger_head *head, const struct cells *cells,
+                      const struct outbox_turn *turn)
 {
-    struct ledger_head head;
-    struct cells *cells = NULL;
     struct row *rows = NULL;
     size_t count = 0;
-    if (!ledger_read(outbox->ledger_directory, name, &head, &cells))
-        return false;
-    struct row_source source = {policy_provider(turn->policy, outbox->provider), outbox->install_id, &head, cells};
+    struct row_source source = {policy_provider(turn->policy, outbox->provider), outbox->install_id, head, cells};
     bool good = rows_make(&source, &rows, &count) &&
-                (count == 0 ? row_states_make_none(outbox->states, name) : add_rows(outbox, rows, count, turn));
+                (count == 0 ? row_states_make_none(outbox->states, &head->name) : add_rows(outbox, rows, count, turn));
     int error = errno;
     free(rows);
-    cells_destroy(&cells);
     errno = error;
     return good;
 }
@@ -315,10 +312,19 @@ static void take_first(struct outbox *outbox, struct source *source)
         source->first = source->count = 0;
 }
 
-static void put_off(struct outbox *outbox, struct source *source)
+static void put_off(struct outbox *outbox, struct source *source, const char *why)
+{
+    char what[80];
+    snprintf(what, sizeof what, "epoch %" PRIu64 ", ledger/%s-%08" PRIu64 ".jsonl", source->waiting[source->first],
+             source->writer, source->waiting[source->first]);
+    say(outbox, what, why);
+    back_off_failed(&source->back_off, clock_mono_ms());
+}
+
+/* Its ledger file cannot be read. */
+static void put_off_unread(struct outbox *outbox, struct source *source)
 {
     const char *why = strerror(errno);
-    char what[80];
     if (errno == EBADMSG)
         why = "it is damaged: restore it from a backup; or stop the gateway, remove it and start: the journal makes it "
               "again if it still has the epoch";
@@ -326,10 +332,7 @@ static void put_off(struct outbox *outbox, struct source *source)
         why =
             "it is gone: restore it from a backup; or start the gateway again: the journal makes it again if it still "
             "has the epoch";
-    snprintf(what, sizeof what, "epoch %" PRIu64 ", ledger/%s-%08" PRIu64 ".jsonl", source->waiting[source->first],
-             source->writer, source->waiting[source->first]);
-    say(outbox, what, why);
-    back_off_failed(&source->back_off, clock_mono_ms());
+    put_off(outbox, source, why);
 }
 
 /* What a provider does not take waits in the ledger. */
@@ -360,7 +363,7 @@ static void look(struct outbox *outbox, struct source *source)
         take_first(outbox, source);
     } else if (!ledger_read(outbox->ledger_directory, &name, &source->head, NULL)) {
         source->head = (struct ledger_head){0};
-        put_off(outbox, source);
+        put_off_unread(outbox, source);
     }
 }
 
@@ -373,30 +376,45 @@ static struct source *find_oldest(struct outbox *outbox)
     {
         while (may_be_served(source) && !is_looked_at(source))
             look(outbox, source);
-        if (may_be_served(source) && (oldest == NULL || source->head.ended < oldest->head.ended))
+        bool is_ready = may_be_served(source) && is_looked_at(source); /* it may be served by now, and not before */
+        if (is_ready && (oldest == NULL || source->head.ended < oldest->head.ended))
             oldest = source;
     }
     return oldest;
 }
 
+static void serve_rows(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
+{
+    const struct ledger_name name = source->head.name;
+    struct ledger_head head;
+    struct cells *cells = NULL;
+    if (!ledger_read(outbox->ledger_directory, &name, &head, &cells)) {
+        put_off_unread(outbox, source);
+        return;
+    }
+    if (make_rows(outbox, &head, cells, turn))
+        take_first(outbox, source);
+    else
+        put_off(outbox, source, strerrordesc_np(errno));
+    cells_destroy(&cells);
+}
+
 /* It was looked at. */
 static void serve(struct outbox *outbox, struct source *source, const struct outbox_turn *turn)
 {
-    const struct ledger_name name = source->head.name;
-    bool needs_rows = source->head.ended >= outbox->since;
-    if (needs_rows && (!has_room(outbox) || !turn->may_go(turn->owner, &name)))
-        source->is_resting = true;
-    else if (needs_rows && !make_rows(outbox, &name, turn))
-        put_off(outbox, source);
-    else
+    if (source->head.ended < outbox->since)
         take_first(outbox, source);
+    else if (!has_room(outbox) || !turn->may_go(turn->owner, &source->head.name))
+        source->is_resting = true;
+    else
+        serve_rows(outbox, source, turn);
 }
 
 /* As long as rows of lost states may be still to be made, the next start has to know. */
-static void live(struct outbox *outbox, bool is_any_waiting, wall_ms now)
+static void live(struct outbox *outbox, bool is_any_to_come, wall_ms now)
 {
     wall_ms age = now - row_states_alive(outbox->states);
-    if (outbox->doubt_until == 0 ? age >= 0 && age < OUTBOX_ALIVE_MS : is_any_waiting)
+    if (outbox->doubt_until == 0 ? age >= 0 && age < OUTBOX_ALIVE_MS : is_any_to_come)
         return;
     if (row_states_live(outbox->states, now)) /* else at the next turn */
         outbox->doubt_until = 0;
@@ -419,7 +437,7 @@ bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn)
         has_trouble |= back_off_is_on(&source->back_off);
         is_any_waiting |= waiting_count(source) > 0;
     }
-    live(outbox, is_any_waiting || outbox->must_finish, turn->now);
+    live(outbox, is_any_waiting || outbox->must_finish || !turn->all_are_read, turn->now);
     if (!has_trouble && !outbox->must_finish)
         outbox->trouble[0] = '\0';
     return has_more;

@@ -27,7 +27,8 @@ struct outbox_options {
 
 /* What the states say is known; epochs that were being added when the gateway died are whole again. When the states
  * were not in use for OUTBOX_STALE_MS, and the provider forgets identifiers, others may have followed them: what is
- * pending, and all rows of epochs that have ended by now, may have arrived. NULL with @error in words for a person. */
+ * pending or held, and all rows of epochs that have ended by now, may have arrived. NULL with @error in words for a
+ * person. */
 struct outbox *outbox_open(const struct outbox_options *options, char error[OUTBOX_TROUBLE_BYTES]);
 /* NULLs; no-op on NULL. */
 void outbox_close(struct outbox **outbox);
@@ -47,6 +48,7 @@ struct outbox_turn {
     void *owner;
     wall_ms now;
     mono_ms until;
+    bool all_are_read; /* the journals: each epoch that has ended is in the ledger */
 };
 bool outbox_turn(struct outbox *outbox, const struct outbox_turn *turn);
 

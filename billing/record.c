@@ -287,7 +287,7 @@ size_t record_find(struct text bytes, uint64_t after)
     while (at < bytes.length) {
         struct text rest = {bytes.at + at, bytes.length - at};
         if (rest.length >= sizeof zeros && memcmp(rest.at, zeros, sizeof zeros) == 0)
-            at += sizeof zeros;
+            at += sizeof zeros - 1; /* a length may begin with one */
         else if (record_decode(rest, &record, &length) == RECORD_DECODED && record.sequence > after)
             return at;
         else

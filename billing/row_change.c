@@ -52,17 +52,6 @@ static const struct meter_policy *find_meter(const struct provider_policy *provi
     return found;
 }
 
-static bool has_meter(const struct provider_policy *provider, const struct row *row)
-{
-    if (!row->metered || !provider_capabilities(provider->kind)->needs_meter)
-        return row->metered;
-    for (size_t i = 0; i < provider->meter_count; i++) {
-        if (strcmp(provider->meters[i].event_name, row_event_name(row)) == 0)
-            return true;
-    }
-    return false;
-}
-
 bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall_ms now, struct row_going *ret,
                 char ret_reason[ROW_REASON_BYTES_MAX + 1])
 {
@@ -74,11 +63,11 @@ bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall
         return false;
     }
     bool may_have_arrived = entry->first_sent != 0 && !entry->undecided && entry->state != ROW_REJECTED;
-    if (!may_have_arrived) { /* else it goes as it went, or is asked for */
+    bool is_known_how = row.metered && entry->customer[0] != '\0'; /* not of what lost states may have sent */
+    if (!may_have_arrived || !is_known_how) {                      /* else it goes as it went, or is asked for */
         going.customer = provider_customer(policy, row.name.tenant);
-        bool is_metered = has_meter(provider, &row);
-        going.meter = is_metered ? NULL : find_meter(provider, &row, ret_reason);
-        if (!is_metered && going.meter == NULL)
+        going.meter = row.metered ? NULL : find_meter(provider, &row, ret_reason);
+        if (!row.metered && going.meter == NULL)
             return false;
         row.metered = true;
         if (provider_holds(&row, going.customer, now, ret_reason))
@@ -158,7 +147,7 @@ static void hold(struct changing *changing, const struct row_entry *entry)
     if (entry->state != ROW_REJECTED) {
         move(changing, ROW_HELD, entry->first_sent == 0 ? "held by a person" : "held by a person; it may have arrived");
     } else if (has_revision_left(changing, entry)) {
-        refuse(reason, "held by a person; it was rejected: %s", entry->reason);
+        refuse(reason, "held by a person; it was rejected: %.160s", entry->reason);
         move(changing, ROW_HELD, reason);
     }
 }

@@ -10,8 +10,7 @@
 /* How a row would go. */
 struct row_going {
     const char *customer; /* the entry's, or the policy's: for a provider that needs one, never NULL or "" */
-    const struct meter_policy
-        *meter; /* the policy's, for a row whose meter is not there, or never was; NULL: it is, or is not needed */
+    const struct meter_policy *meter; /* the policy's, for a row that no meter took; NULL: it has one, or needs none */
 };
 /* Whether a row that is not delivered could go now, a held one once it is released and a rejected one once it is tried
  * again: as it went, when it may have arrived, else with what @policy says. False with @ret_reason: what to do. */
@@ -19,7 +18,7 @@ bool row_can_go(const struct row_entry *entry, const struct policy *policy, wall
                 char ret_reason[ROW_REASON_BYTES_MAX + 1]);
 
 enum row_verb {
-    ROW_RETRY,     /* rejected -> pending, as the next revision: what it lacked is looked up likewise */
+    ROW_RETRY,     /* rejected -> pending, as the next revision, if it can go */
     ROW_RELEASE,   /* held -> pending: what it lacked (customer, meter) is looked up in the policy now */
     ROW_HOLD,      /* pending, sent or rejected -> held */
     ROW_DELIVERED, /* held or rejected -> acked: the person has seen it at the provider, or billed it by hand */

@@ -344,6 +344,18 @@ bool row_states_mark_sent(struct row_states *states, const char *id, wall_ms whe
     return put(states, &entry);
 }
 
+bool row_states_doubt(struct row_states *states, const char *id)
+{
+    const struct row_entry *known = row_states_find(states, id);
+    ENSURE(known != NULL && (known->state == ROW_PENDING || known->state == ROW_HELD));
+    struct row_entry entry = *known;
+    if (entry.state == ROW_PENDING)
+        entry.state = ROW_SENT;
+    if (entry.first_sent == 0)
+        entry.first_sent = entry.when;
+    return put(states, &entry);
+}
+
 bool row_states_hold_undecided(struct row_states *states, const char *id, wall_ms when, const char *reason)
 {
     struct row_entry entry = moved(states, id, ROW_HELD, when, reason);
@@ -354,7 +366,7 @@ bool row_states_hold_undecided(struct row_states *states, const char *id, wall_m
 bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name)
 {
     const struct row_entry *known = row_states_find(states, id);
-    ENSURE(known != NULL && (known->state == ROW_HELD || known->state == ROW_REJECTED));
+    ENSURE(known != NULL && known->state == ROW_HELD && !known->row.metered);
     struct row_entry entry = *known;
     entry.when = when;
     entry.row.metered = true;

@@ -85,10 +85,12 @@ bool row_states_add_doubtful(struct row_states *states, const struct row *row, e
 bool row_states_move(struct row_states *states, const char *id, enum row_state state, wall_ms when, const char *reason);
 /* Move it to sent. The first try says for which @customer, and that stays until it surely has not arrived. */
 bool row_states_mark_sent(struct row_states *states, const char *id, wall_ms when, const char *customer);
+/* States that are lost may have sent a pending or held row since its last move: pending becomes sent, and it may have
+ * arrived since. */
+bool row_states_doubt(struct row_states *states, const char *id);
 /* Move it to held: a person decides whether it arrived. */
 bool row_states_hold_undecided(struct row_states *states, const char *id, wall_ms when, const char *reason);
-/* Give a held or rejected row, which has surely not arrived, the meter called @event_name, for ever. It stays held; its
- * name and id stay. */
+/* Give a held row that no meter took the meter called @event_name, for ever. It stays held; its name and id stay. */
 bool row_states_give_meter(struct row_states *states, const char *id, wall_ms when, const char *event_name);
 /* Everything told so far is on the disk. False with errno. */
 bool row_states_sync(struct row_states *states);

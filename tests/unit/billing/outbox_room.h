@@ -12,6 +12,7 @@
 static const char WRITER_A[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", WRITER_B[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 static struct outbox *outbox;
 static const struct policy *policy, *without, *later;
+static bool is_reading;     /* the journals */
 static uint64_t shipped[2]; /* the last epoch of A and B that may go */
 
 #define MODELS  "models: { m: { engines: [ { url: 'http://127.0.0.1:8000' } ] } }\n"
@@ -66,6 +67,7 @@ static int set_up(void **state)
     later = load_stripe(TENANTS, "{ event_name: other, measure: input_tokens }, " OUT);
     without = load(TENANTS, "");
     shipped[0] = shipped[1] = UINT64_MAX;
+    is_reading = false;
     open_outbox();
     write_since(1000);
     return 0;
@@ -118,7 +120,7 @@ static bool may_go(void *owner, const struct ledger_name *epoch)
 
 static size_t rows_at(const struct policy *now, wall_ms when)
 {
-    struct outbox_turn turn = {now, may_go, NULL, when, INT64_MAX};
+    struct outbox_turn turn = {now, may_go, NULL, when, INT64_MAX, !is_reading};
     outbox_follow(outbox, now);
     assert_false(outbox_turn(outbox, &turn));
     return row_states_count(outbox_states(outbox));

@@ -222,7 +222,7 @@ static void a_ledger_file_that_is_gone_is_waited_for(void **state)
 static void time_that_runs_out_is_told(void **state)
 {
     (void) state;
-    struct outbox_turn turn = {policy, may_go, NULL, 5000, 0};
+    struct outbox_turn turn = {policy, may_go, NULL, 5000, 0, true};
     seal_quietly(WRITER_A, 1, 1000);
     outbox_follow(outbox, policy);
     assert_true(outbox_turn(outbox, &turn));

@@ -39,8 +39,12 @@ static void rows_of_what_ended_before_may_have_arrived(void **state)
     assert_int_equal(row_states_alive(outbox_states(outbox)), 0);
     again(); /* B's were not made yet */
     shipped[1] = 1;
+    is_reading = true;
     assert_int_equal(rows_at(selling, now), 8);
     assert_four(4, ROW_SENT, ended);
+    assert_int_equal(row_states_alive(outbox_states(outbox)), 0); /* a journal may have more of them */
+    is_reading = false;
+    assert_int_equal(rows_at(selling, now), 8);
     assert_int_equal(row_states_alive(outbox_states(outbox)), now);
     seal(WRITER_A, 2, ended);
     assert_int_equal(rows_at(selling, now + OUTBOX_ALIVE_MS - 1), 12);
@@ -69,7 +73,7 @@ static void rows_that_are_pending_in_old_states_may_have_arrived(void **state)
         bool is_held = entry->row.name.tenant[0] == 'u';
         assert_int_equal(entry->state, is_held ? ROW_HELD : ROW_SENT);
         assert_int_equal(entry->when, old);
-        assert_int_equal(entry->first_sent, is_held ? 0 : old);
+        assert_int_equal(entry->first_sent, old);
     }
     policy_drop(&selling);
 }

@@ -103,7 +103,7 @@ static void bill_all(void)
 {
     const struct policy *policy = reload_current();
     mono_ms until = clock_mono_ms() + BILLER_WAIT_MS;
-    struct outbox_turn turn = {policy, may_go, NULL, clock_wall_ms(), until};
+    struct outbox_turn turn = {policy, may_go, NULL, clock_wall_ms(), until, true};
     outbox_follow(outbox, policy);
     (void) outbox_turn(outbox, &turn);
     (void) file_sender_turn(sender, policy, until);
