@@ -132,10 +132,11 @@ def read_journals(program, directory, facts):
 
 
 def read_record(facts, writer, line):
-    line["writer"], line["ms"] = writer, milliseconds(line["when"])
     if line["type"] == "FINISH":
         facts.finished.add(writer)
-    elif line["type"] == "SEAL":
+        return
+    line["writer"], line["ms"] = writer, milliseconds(line["when"])
+    if line["type"] == "SEAL":
         name = (writer, line["epoch"])
         if name in facts.seals:
             facts.seals_twice.append(name)
