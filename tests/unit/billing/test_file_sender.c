@@ -1,10 +1,8 @@
 /* billing/file_sender: one file an epoch with all that was taken, also when a person held a row back meanwhile. */
 #include "billing/file_sender.h"
 
-#include <signal.h>
-#include <sys/resource.h>
-
 #include "billing/provider.h"
+#include "tests/lib/full_disk.h"
 #include "tests/unit/conf/scratch_policy.h"
 
 static struct row_states *states;
@@ -159,16 +157,11 @@ static void without_its_states_nothing_is_written(void **state)
 {
     (void) state;
     struct stat status;
-    struct rlimit before, limit;
     add(1, 1);
     assert_int_equal(stat(scratch_path("file.states"), &status), 0);
-    (void) signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    limit = before;
-    limit.rlim_cur = (rlim_t) status.st_size + 10;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    full_disk_at((rlim_t) status.st_size + 10);
     assert_false(file_sender_turn(sender, policy, INT64_MAX));
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    full_disk_end();
     assert_string_equal(content(1), "none");
     assert_non_null(strstr(file_sender_trouble(sender), "the states of the provider file"));
 }

@@ -5,7 +5,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -41,6 +40,7 @@ static int fake_rename(const char *from, const char *to)
 #undef posix_fallocate
 #undef rename
 
+#include "tests/lib/full_disk.h"
 #include "tests/lib/journal_room.h"
 
 static struct room room;
@@ -398,18 +398,15 @@ static void test_small_disk(void **state)
 /* EFBIG where the file may not grow: also a disk that refuses. */
 static int write_beyond_limit(void)
 {
-    struct rlimit limit = {.rlim_cur = 2000, .rlim_max = RLIM_INFINITY};
     struct room_wait wait;
-    signal(SIGXFSZ, SIG_IGN);
     room_begin(&room);
-    setrlimit(RLIMIT_FSIZE, &limit);
+    full_disk_at(2000);
     unsigned number = open_until_refused(0);
     bool said = strcmp(journal_trouble(room.journal), "the disk of state_dir refuses writes") == 0;
     room_close(&room, 0, ROOM_HOUR, &wait);
     room_turn(&room);
     said = said && wait.calls == 1 && !wait.ok;
-    limit.rlim_cur = RLIM_INFINITY;
-    setrlimit(RLIMIT_FSIZE, &limit);
+    full_disk_end();
     for (int i = 0; i < 50 && journal_trouble(room.journal)[0] != '\0'; i++)
         loop_run_once(room.loop, 100);
     struct room_sum sum = room_read(room.writer);

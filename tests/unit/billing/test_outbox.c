@@ -1,8 +1,6 @@
 /* billing/outbox: each epoch of the ledger makes its rows once, whole, in order, from the time the provider is there.
  */
-#include <signal.h>
-#include <sys/resource.h>
-
+#include "tests/lib/full_disk.h"
 #include "tests/unit/billing/outbox_room.h"
 
 static size_t rows_after(const struct policy *now)
@@ -291,22 +289,17 @@ static void rows_that_were_begun_are_finished_as_they_were(void **state)
 {
     (void) state;
     struct stat status;
-    struct rlimit before, limit;
     for (uint64_t i = 1; i <= 3; i++)
         seal_quietly(WRITER_A, i, 1000 + (wall_ms) i);
     assert_int_equal(rows_after(policy), 12);
     assert_int_equal(stat(scratch_path("billing/stripe.states"), &status), 0);
     off_t line = status.st_size / 12;
-    (void) signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    limit = before;
-    limit.rlim_cur = (rlim_t) (status.st_size + line * 5 / 2);
     seal(WRITER_A, 4, 2000);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    full_disk_at((rlim_t) (status.st_size + line * 5 / 2));
     assert_int_equal(rows_after(policy), 14);
     assert_int_equal(rows_after(later), 14);
     assert_string_not_equal(outbox_trouble(outbox), "");
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    full_disk_end();
     usleep(1100 * 1000); /* its back-off */
     seal(WRITER_A, 5, 3000);
     assert_int_equal(rows_after(later), 20);
@@ -357,21 +350,16 @@ static void what_is_being_added_does_not_go(void **state)
 {
     (void) state;
     struct stat status;
-    struct rlimit before, limit;
     const wall_ms far = (wall_ms) 1000 * ROW_KEPT_MS;
     for (uint64_t i = 1; i <= ROW_TIDY_MIN / 4; i++)
         seal_quietly(WRITER_A, i, 2000);
     assert_int_equal(rows_after(policy), ROW_TIDY_MIN);
     deliver_all(outbox_states(outbox));
     assert_int_equal(stat(scratch_path("billing/stripe.states"), &status), 0);
-    (void) signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    limit = before;
-    limit.rlim_cur = (rlim_t) status.st_size + 1000;
     seal(WRITER_A, 5000, 2000);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    full_disk_at((rlim_t) status.st_size + 1000);
     size_t count = rows_after(policy);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    full_disk_end();
     assert_in_range(count, ROW_TIDY_MIN + 1, ROW_TIDY_MIN + 3);
     deliver_all(outbox_states(outbox));
     assert_true(outbox_tidy(outbox, far));

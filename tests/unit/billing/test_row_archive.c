@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "billing/row_state.h"
+#include "tests/lib/full_disk.h"
 #include "tests/unit/conf/scratch.h"
 
 enum { HOUR_MS = 3600 * 1000, ROWS = 1500, WAITING = 3, BY_HAND = 3 };
@@ -247,15 +248,10 @@ static void a_full_disk_changes_nothing(void **state)
 {
     (void) state;
     struct row_states *states = make_rows(PROVIDER_STRIPE);
-    struct rlimit before, low;
-    (void) signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    low = before;
-    low.rlim_cur = 10000;
     for (int round = 0; round < 3; round++) {
-        assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+        full_disk_at(10000);
         bool good = row_states_tidy(states, LATER);
-        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        full_disk_end();
         assert_false(good);
         assert_int_equal(row_states_count(states), ROWS);
     }

@@ -2,10 +2,9 @@
 #include "billing/row_state.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 
+#include "tests/lib/full_disk.h"
 #include "tests/unit/conf/scratch.h"
 
 static struct row row_number(unsigned number)
@@ -323,15 +322,10 @@ static void test_a_full_disk_changes_nothing(void **state)
     char bytes[4096];
     assert_true(row_states_add(states, &row, ROW_PENDING, 1, ""));
     size_t length = read_whole(bytes, sizeof bytes);
-    struct rlimit limit, low;
-    getrlimit(RLIMIT_FSIZE, &limit);
-    low = limit;
-    low.rlim_cur = length + 10;
-    signal(SIGXFSZ, SIG_IGN);
-    setrlimit(RLIMIT_FSIZE, &low);
+    full_disk_at(length + 10);
     bool moved = row_states_move(states, row.id, ROW_SENT, 2, "");
     int error = errno;
-    setrlimit(RLIMIT_FSIZE, &limit);
+    full_disk_end();
     assert_false(moved);
     assert_int_equal(error, EFBIG);
     assert_int_equal(row_states_find(states, row.id)->state, ROW_PENDING);

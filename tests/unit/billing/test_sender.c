@@ -1,9 +1,8 @@
 /* billing/sender: whatever happens on the way, each row is taken exactly once. */
+#include "tests/lib/full_disk.h"
 #include "tests/unit/billing/sender_room.h"
 
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/resource.h>
 
 #include "base/metrics.h"
 #include "billing/deliver.h"
@@ -300,23 +299,17 @@ static void test_a_row_that_is_held_too_late_is_delivered(void **state)
 static void test_a_full_disk_delivers_once(void **state)
 {
     struct room *room = *state;
-    struct rlimit limit, low;
     struct row row = add_row(room, 1, "acme", "tokens_out");
-    getrlimit(RLIMIT_FSIZE, &limit);
-    low = limit;
-    signal(SIGXFSZ, SIG_IGN);
-    low.rlim_cur = (rlim_t) file_length() + 10;
-    setrlimit(RLIMIT_FSIZE, &low);
+    full_disk_at((rlim_t) file_length() + 10);
     run_a_while(room);
     assert_int_equal(calls_of(room), 0);
     assert_non_null(strstr(sender_trouble(room->sender), "cannot be written"));
-    low.rlim_cur = (rlim_t) file_length() * 2 + 40; /* for the mark, not for the answer */
-    setrlimit(RLIMIT_FSIZE, &low);
+    full_disk_at((rlim_t) file_length() * 2 + 40); /* for the mark, not for the answer */
     clock_shift_ms += 10000;
     run_until_calls(room, 1);
     run_a_while(room);
     assert_int_equal(entry_of(room, &row)->state, ROW_SENT);
-    setrlimit(RLIMIT_FSIZE, &limit);
+    full_disk_end();
     clock_shift_ms += 10000;
     run_until(room, &row, ROW_DUPLICATE);
     assert_int_equal(taken(room, row.id), 1);
@@ -326,15 +319,10 @@ static void test_a_full_disk_delivers_once(void **state)
 static void test_a_full_disk_forgets_no_row(void **state)
 {
     struct room *room = *state;
-    struct rlimit limit, low;
     struct row row = add_row(room, 1, "none", "tokens_out");
-    getrlimit(RLIMIT_FSIZE, &limit);
-    low = limit;
-    signal(SIGXFSZ, SIG_IGN);
-    low.rlim_cur = (rlim_t) file_length() + 10;
-    setrlimit(RLIMIT_FSIZE, &low);
+    full_disk_at((rlim_t) file_length() + 10);
     run_a_while(room);
-    setrlimit(RLIMIT_FSIZE, &limit);
+    full_disk_end();
     assert_int_equal(entry_of(room, &row)->state, ROW_PENDING);
     assert_non_null(strstr(sender_trouble(room->sender), "cannot be written"));
     room->tenants[2].customer = "cus_n"; /* while nobody could be told that it has none */
