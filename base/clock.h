@@ -16,6 +16,11 @@ mono_us clock_mono_us(void);
 /* In a build for tests (TOLLGATE_TEST_CLOCK), and there only, the milliseconds in the file that the environment's
  * TOLLGATE_CLOCK_OFFSET_FILE names are added to it. */
 wall_ms clock_wall_ms(void);
+/* When the UTC hour of @when began. */
+static inline wall_ms clock_hour(wall_ms when)
+{
+    return when - when % (3600 * 1000);
+}
 
 enum { CLOCK_TEXT_BYTES = 32 };
 

@@ -64,6 +64,8 @@ struct audit_total {
     size_t _first, _count;
 };
 size_t audit_rows_totals(const struct audit_rows *rows, const struct audit_total **ret);
+/* The one of them that counts the row, NULL = none does. */
+const struct audit_total *audit_rows_find_total(const struct audit_rows *rows, const struct row_entry *entry);
 /* Its answer, once each. False with errno. */
 bool audit_rows_answer(struct audit_rows *rows, const struct audit_total *total, int64_t quantity);
 /* What the provider is otherwise known to have of one row. False with errno. */

@@ -7,12 +7,11 @@
 #include "billing/audit.h"
 #include "billing/provider.h"
 
-enum { HOUR_MS = 3600 * 1000, FIRST = 64 };
+enum { FIRST = 64 };
 
 /* The rows of one tenant for which one answer counts. */
 struct share {
-    const char *customer, *event_name;
-    wall_ms hour;
+    struct audit_total of;
     const struct row_entry *entry; /* of its tenant */
     int64_t delivered, open;
     bool was_sent; /* any of them; else the provider need not know the customer, or the meter */
@@ -357,18 +356,27 @@ bool audit_rows_add_epoch(struct audit_rows *rows, const struct ledger_head *hea
 
 /* ---- totals ---- */
 
+static int compare_totals(const void *left, const void *right)
+{
+    const struct audit_total *a = left, *b = right;
+    int order = strcmp(a->customer, b->customer);
+    order = order != 0 ? order : strcmp(a->event_name, b->event_name);
+    return order != 0 ? order : (a->hour > b->hour) - (a->hour < b->hour);
+}
+
 static int compare_shares(const void *left, const void *right)
 {
     const struct share *a = left, *b = right;
-    int order = strcmp(a->customer, b->customer);
-    order = order != 0 ? order : strcmp(a->event_name, b->event_name);
-    order = order != 0 ? order : (a->hour > b->hour) - (a->hour < b->hour);
+    int order = compare_totals(&a->of, &b->of);
     return order != 0 ? order : strcmp(a->entry->row.name.tenant, b->entry->row.name.tenant);
 }
 
-static bool is_same_total(const struct share *a, const struct share *b)
+/* Its customer may be NULL or "". */
+static struct audit_total total_of(const struct audit_rows *rows, const struct row_entry *entry)
 {
-    return strcmp(a->customer, b->customer) == 0 && strcmp(a->event_name, b->event_name) == 0 && a->hour == b->hour;
+    return (struct audit_total){.customer = provider_row_customer(rows->source.policy, entry),
+                                .event_name = row_event_name(&entry->row),
+                                .hour = clock_hour(entry->row.ended)};
 }
 
 /* Nothing of it can be at the provider. */
@@ -379,20 +387,17 @@ static bool cannot_be_there(const struct row_entry *entry)
 
 static void add_share(struct audit_rows *rows, const struct row_entry *entry)
 {
-    const char *customer =
-        entry->customer[0] != '\0' ? entry->customer : provider_customer(rows->source.policy, entry->row.name.tenant);
+    const struct audit_total of = total_of(rows, entry);
     bool is_by_hand = row_entry_is_by_hand(entry);
     bool is_there = row_state_is_delivered(entry->state) && !is_by_hand;
     if (cannot_be_there(entry))
         return;
-    if (customer == NULL || customer[0] == '\0') {
+    if (of.customer == NULL || of.customer[0] == '\0') {
         rows->unexplained += !is_by_hand;
         return;
     }
     rows->shares[rows->share_count++] = (struct share){
-        .customer = customer,
-        .event_name = row_event_name(&entry->row),
-        .hour = entry->row.ended - entry->row.ended % HOUR_MS,
+        .of = of,
         .entry = entry,
         .delivered = is_there ? entry->row.quantity : 0,
         .open = is_there ? 0 : entry->row.quantity,
@@ -430,11 +435,11 @@ static void make_totals(struct audit_rows *rows)
     for (size_t i = 0, count; i < rows->share_count; i += count) {
         const struct share *first = &rows->shares[i];
         bool was_sent = first->was_sent;
-        for (count = 1; i + count < rows->share_count && is_same_total(first, first + count); count++)
+        for (count = 1; i + count < rows->share_count && compare_totals(&first->of, &first[count].of) == 0; count++)
             was_sent = was_sent || first[count].was_sent;
         if (was_sent)
             rows->totals[rows->total_count++] =
-                (struct audit_total){first->customer, first->event_name, first->hour, i, count};
+                (struct audit_total){first->of.customer, first->of.event_name, first->of.hour, i, count};
     }
 }
 
@@ -475,10 +480,10 @@ bool audit_rows_end(struct audit_rows *rows)
 /* It may be in the answer now. */
 static void open_share(struct audit_rows *rows, const struct row_entry *entry)
 {
-    wall_ms hour = entry->row.ended - entry->row.ended % HOUR_MS;
+    wall_ms hour = clock_hour(entry->row.ended);
     for (size_t i = 0; i < rows->share_count; i++) {
         struct share *share = &rows->shares[i];
-        if (share->hour == hour && strcmp(share->event_name, row_event_name(&entry->row)) == 0 &&
+        if (share->of.hour == hour && strcmp(share->of.event_name, row_event_name(&entry->row)) == 0 &&
             strcmp(share->entry->row.name.tenant, entry->row.name.tenant) == 0) {
             share->open += entry->row.quantity;
             return;
@@ -537,6 +542,14 @@ size_t audit_rows_totals(const struct audit_rows *rows, const struct audit_total
 {
     *ret = rows->totals;
     return rows->total_count;
+}
+
+const struct audit_total *audit_rows_find_total(const struct audit_rows *rows, const struct row_entry *entry)
+{
+    const struct audit_total wanted = total_of(rows, entry);
+    if (wanted.customer == NULL || rows->total_count == 0)
+        return NULL;
+    return bsearch(&wanted, rows->totals, rows->total_count, sizeof *rows->totals, compare_totals);
 }
 
 /* Tenants that share a customer share its total: each has what it delivered, then what may have arrived as far as it

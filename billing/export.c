@@ -135,7 +135,7 @@ static bool add_cell(struct export *export, const struct cell *cell, wall_ms whe
     const struct export_request *request = export->request;
     const struct price *price = price_of_model(request->policy, cell->model, when);
     bool by_hour = is_by(export, EXPORT_BY_HOUR);
-    *row = (struct export_row){.from = by_hour ? when - when % HOUR_MS : request->from};
+    *row = (struct export_row){.from = by_hour ? clock_hour(when) : request->from};
     row->to = by_hour ? row->from + HOUR_MS : request->to;
     if (is_by(export, EXPORT_BY_TENANT))
         text_copy(row->tenant, sizeof row->tenant, cell->tenant);

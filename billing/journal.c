@@ -298,7 +298,7 @@ static void seal_epoch(struct journal *journal)
 
 static void use_epoch(struct journal *journal, wall_ms when)
 {
-    wall_ms hour = when - when % HOUR_MS;
+    wall_ms hour = clock_hour(when);
     bool is_outside = when < journal->epoch_began || when >= journal->epoch_due;
     if (journal->epoch_used && is_outside)
         seal_epoch(journal);

@@ -338,8 +338,7 @@ static void put_off_unread(struct outbox *outbox, struct source *source)
 /* What a provider does not take waits in the ledger. */
 static bool has_room(const struct outbox *outbox)
 {
-    const struct row_states *states = outbox->states;
-    return row_states_count_of(states, ROW_PENDING) + row_states_count_of(states, ROW_SENT) < OUTBOX_DUE_MAX;
+    return row_states_count_due(outbox->states) < OUTBOX_DUE_MAX;
 }
 
 /* What was being added may be made meanwhile. */

@@ -119,16 +119,20 @@ bool outbox_count_to_come(const struct outbox_options *options, const struct row
 
 /* ---- rows that are being added ---- */
 
+static bool is_held(const struct outbox_rows *rows, size_t place, char ret_reason[ROW_REASON_BYTES_MAX + 1])
+{
+    const struct row *row = &rows->rows[place];
+    return provider_holds(row, provider_customer(rows->policy, row->name.tenant), rows->now, ret_reason);
+}
+
 static bool add_all(struct row_states *states, const struct outbox_rows *rows)
 {
     char reason[ROW_REASON_BYTES_MAX + 1];
     bool good = true;
     for (size_t i = 0; i < rows->count && good; i++) {
-        const struct row *row = &rows->rows[i];
-        const char *customer = provider_customer(rows->policy, row->name.tenant);
-        bool is_held = provider_holds(row, customer, rows->now, reason);
+        bool is_to_wait = is_held(rows, i, reason);
         good = (rows->are_doubtful ? row_states_add_doubtful : row_states_add)(
-            states, row, is_held ? ROW_HELD : ROW_PENDING, rows->now, is_held ? reason : "");
+            states, &rows->rows[i], is_to_wait ? ROW_HELD : ROW_PENDING, rows->now, is_to_wait ? reason : "");
     }
     return good && row_states_sync(states);
 }
@@ -205,8 +209,7 @@ static void tell_held(const struct outbox_rows *rows)
     char told[ROW_REASON_BYTES_MAX + 1] = "", reason[ROW_REASON_BYTES_MAX + 1];
     size_t count = 0;
     for (size_t i = 0; i < rows->count; i++) {
-        const struct row *row = &rows->rows[i];
-        if (!provider_holds(row, provider_customer(rows->policy, row->name.tenant), rows->now, reason))
+        if (!is_held(rows, i, reason))
             continue;
         if (strcmp(told, reason) != 0) {
             tell(rows, count, told);

@@ -42,6 +42,13 @@ const char *provider_customer(const struct policy *policy, const char *tenant)
     return found == NULL ? NULL : found->customer;
 }
 
+const char *provider_row_customer(const struct policy *policy, const struct row_entry *entry)
+{
+    if (entry->customer[0] != '\0')
+        return entry->customer;
+    return policy == NULL ? NULL : provider_customer(policy, entry->row.name.tenant);
+}
+
 bool provider_holds(const struct row *row, const char *customer, wall_ms now, char ret_reason[ROW_REASON_BYTES_MAX + 1])
 {
     const struct provider_capabilities *can = provider_capabilities(row->name.provider);

@@ -27,6 +27,8 @@ const struct provider_capabilities *provider_capabilities(enum provider_kind kin
 
 /* The customer of the tenant called @tenant; "" when it has none, NULL when the tenant is not there any more. */
 const char *provider_customer(const struct policy *policy, const char *tenant);
+/* For whom a row goes: as it went, when it did, else as @policy (may be NULL) says; "" or NULL as above. */
+const char *provider_row_customer(const struct policy *policy, const struct row_entry *entry);
 
 /* Whether @row cannot be sent before a person has done something; @ret_reason says what. @customer as above. */
 bool provider_holds(const struct row *row, const char *customer, wall_ms now,

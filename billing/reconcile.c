@@ -7,7 +7,7 @@
 
 #include "base/panic.h"
 
-enum { HOUR_MS = 3600 * 1000, LINES_FIRST = 64 };
+enum { LINES_FIRST = 64 };
 
 const char *const RECONCILE_COLUMN_NAMES[RECONCILE_COLUMN_COUNT] = {
     "ledger", "redis", "delivered", "by_hand", "pending", "sent", "rejected", "held", "provider"};
@@ -117,7 +117,7 @@ bool reconcile_add(struct reconcile *reconcile, const struct row_name *name, wal
     if (!make_room(reconcile))
         return false;
     struct reconcile_line *line = &reconcile->lines[reconcile->count++];
-    *line = (struct reconcile_line){.hour = when - when % HOUR_MS};
+    *line = (struct reconcile_line){.hour = clock_hour(when)};
     text_copy(line->tenant, sizeof line->tenant, text_of(name->tenant));
     text_copy(line->meter, sizeof line->meter, text_of(name->meter));
     line->quantities[column] = quantity;

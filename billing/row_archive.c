@@ -18,7 +18,7 @@ enum { HOUR_MS = 3600 * 1000, HOUR_CHARACTERS = 13, NAME_BYTES = 64, FIRST = 16 
 
 static wall_ms hour_of(wall_ms when)
 {
-    return when - when % HOUR_MS;
+    return clock_hour(when);
 }
 
 /* @file in it; "" = the directory itself. */

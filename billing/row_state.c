@@ -266,6 +266,15 @@ static bool add(struct row_states *states, struct row_entry *entry, const char *
     return true;
 }
 
+/* It may have arrived @since. */
+static void doubt(struct row_entry *entry, wall_ms since)
+{
+    if (entry->state == ROW_PENDING)
+        entry->state = ROW_SENT;
+    if (entry->first_sent == 0)
+        entry->first_sent = since;
+}
+
 bool row_states_add(struct row_states *states, const struct row *row, enum row_state state, wall_ms when,
                     const char *reason)
 {
@@ -278,9 +287,8 @@ bool row_states_add_doubtful(struct row_states *states, const struct row *row, e
                              const char *reason)
 {
     ENSURE(state == ROW_PENDING || state == ROW_SENT || state == ROW_HELD);
-    struct row_entry entry = {.row = *row, .state = state, .when = when, .first_sent = row->ended};
-    if (state == ROW_PENDING)
-        entry.state = ROW_SENT;
+    struct row_entry entry = {.row = *row, .state = state, .when = when};
+    doubt(&entry, row->ended);
     return add(states, &entry, reason);
 }
 
@@ -349,10 +357,7 @@ bool row_states_doubt(struct row_states *states, const char *id)
     const struct row_entry *known = row_states_find(states, id);
     ENSURE(known != NULL && (known->state == ROW_PENDING || known->state == ROW_HELD));
     struct row_entry entry = *known;
-    if (entry.state == ROW_PENDING)
-        entry.state = ROW_SENT;
-    if (entry.first_sent == 0)
-        entry.first_sent = entry.when;
+    doubt(&entry, entry.when);
     return put(states, &entry);
 }
 
@@ -468,6 +473,11 @@ uint64_t row_states_count_of(const struct row_states *states, enum row_state sta
 {
     uint64_t gone = state == ROW_ACKED ? states->gone.acked : state == ROW_DUPLICATE ? states->gone.duplicate : 0;
     return states->counts[state] + gone;
+}
+
+uint64_t row_states_count_due(const struct row_states *states)
+{
+    return row_states_count_of(states, ROW_PENDING) + row_states_count_of(states, ROW_SENT);
 }
 
 wall_ms row_states_last_delivered(const struct row_states *states)

@@ -123,6 +123,8 @@ const struct row_entry *row_states_at(const struct row_states *states, size_t pl
 #define ROW_STATES_BEGIN SIZE_MAX
 #define ROW_STATES_END   SIZE_MAX
 size_t row_states_next_undelivered(const struct row_states *states, size_t after);
+/* How many are pending or sent. */
+uint64_t row_states_count_due(const struct row_states *states);
 /* How many there are in @state, with those that went; and when the last one was delivered, 0 = none was. */
 uint64_t row_states_count_of(const struct row_states *states, enum row_state state);
 wall_ms row_states_last_delivered(const struct row_states *states);

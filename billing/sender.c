@@ -314,7 +314,7 @@ static int64_t take_turns(struct sender *sender)
 
 static bool is_any_due(const struct sender *sender)
 {
-    return row_states_count_of(sender->states, ROW_PENDING) + row_states_count_of(sender->states, ROW_SENT) > 0;
+    return row_states_count_due(sender->states) > 0;
 }
 
 static void pump(struct sender *sender)

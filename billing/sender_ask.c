@@ -16,7 +16,7 @@ enum {
 
 static wall_ms hour_of(const struct row_entry *entry)
 {
-    return entry->row.ended - entry->row.ended % HOUR_MS;
+    return clock_hour(entry->row.ended);
 }
 
 /* It is one of those that the total counts, if they arrived. */

@@ -92,9 +92,7 @@ bool sender_sync(struct sender *sender)
 
 const char *sender_customer(const struct sender *sender, const struct row_entry *entry)
 {
-    if (entry->customer[0] != '\0')
-        return entry->customer;
-    return sender->policy == NULL ? NULL : provider_customer(sender->policy, entry->row.name.tenant);
+    return provider_row_customer(sender->policy, entry);
 }
 
 bool sender_row_is_open(const struct row_entry *entry)

@@ -138,15 +138,6 @@ static const char *line_name(const char *tenant, const char *meter, wall_ms hour
     return to;
 }
 
-/* In the order of the list. */
-static int compare_totals(const void *left, const void *right)
-{
-    const struct audit_total *a = left, *b = right;
-    int order = strcmp(a->customer, b->customer);
-    order = order != 0 ? order : strcmp(a->event_name, b->event_name);
-    return order != 0 ? order : (a->hour > b->hour) - (a->hour < b->hour);
-}
-
 /* The lines of the totals that nobody told. False: no memory. */
 static bool note_unasked(const struct asking *asking)
 {
@@ -155,16 +146,10 @@ static bool note_unasked(const struct asking *asking)
     bool good = (provider->unasked = json_object()) != NULL;
     for (size_t i = 0; good && i < row_states_count(provider->states); i++) {
         const struct row_entry *entry = row_states_at(provider->states, i);
-        const char *tenant = entry->row.name.tenant;
-        struct audit_total total = {
-            .customer = entry->customer[0] != '\0' ? entry->customer : provider_customer(asking->audit->policy, tenant),
-            .event_name = row_event_name(&entry->row),
-            .hour = entry->row.ended - entry->row.ended % HOUR_MS};
-        const struct audit_total *found = NULL;
-        if (total.customer != NULL)
-            found = bsearch(&total, asking->list, asking->count, sizeof total, compare_totals);
+        const struct audit_total *found = audit_rows_find_total(provider->rows, entry);
         if (found != NULL && !asking->answers[found - asking->list].is_known)
-            good = json_object_set_new(provider->unasked, line_name(tenant, total.event_name, total.hour, line),
+            good = json_object_set_new(provider->unasked,
+                                       line_name(entry->row.name.tenant, found->event_name, found->hour, line),
                                        json_true()) == 0;
     }
     return good;
